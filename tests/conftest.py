@@ -1,0 +1,44 @@
+"""Options of the whole suite.
+
+`--no-skips` turns a skipped test into a failure unless its reason starts with "not installable:", so that a machine
+meant to run everything can't quietly run less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+pytest.register_assert_rewrite("tests.contracts")
+
+EXCUSE = "not installable:"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help=f"a skip fails unless its reason starts with '{EXCUSE}'")
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:
+    if not (report.skipped and config.getoption("--no-skips") and isinstance(report.longrepr, tuple)):
+        return
+    reason = report.longrepr[2].removeprefix("Skipped: ")
+    if not reason.startswith(EXCUSE) and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped under --no-skips: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report, item.config)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report, collector.config)
+    return report
