@@ -62,6 +62,14 @@ class Shard:
 
         return replace(self, fields={name: move(value) for name, value in self.fields.items()})
 
+    def pin_memory(self) -> Shard:
+        """The same shard in page-locked memory; torch's DataLoader calls it when a CUDA device will read the shard."""
+        pinned = {
+            name: [item.pin_memory() for item in value] if isinstance(value, list) else value.pin_memory()
+            for name, value in self.fields.items()
+        }
+        return replace(self, fields=pinned)
+
 
 Batch: TypeAlias = "list[Shard]"
 

@@ -1,0 +1,184 @@
+"""The native loader: batches as lists of shards, from any step on, read by PyTorch's DataLoader workers.
+
+Unusual choices. A worker is asked for a whole shard, by a plan that says which samples, so there is no iterator whose
+state would have to be saved. One iterator runs through all epochs, so no worker waits at an epoch's end. Workers live in a
+process session of their own: a signal to the run's process group doesn't take them. Their number changes no bit.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from calotype.data.order import EvalOrder, Order, ShardPlan, TrainOrder
+from calotype.data.reader import Failure, ShardReader, Transform
+from calotype.errors import ConfigError, Interrupted
+from calotype.faults import fault
+from calotype.settings import DataSettings, seconds
+from calotype.types import Batch, Shard, Source
+
+
+class _Plans:
+    """The sampler: the plans of steps start..stop, and the batches handed out so far in `sent`."""
+
+    def __init__(self, order: Order, start: int, stop: int | None) -> None:
+        self.order, self.start, self.stop = order, start, stop
+        self.sent: deque[list[ShardPlan]] = deque()
+
+    def __iter__(self) -> Iterator[ShardPlan]:
+        step = self.start
+        while self.stop is None or step < self.stop:
+            batch = self.order.batch(step)
+            self.sent.append(batch)
+            yield from batch
+            step += 1
+
+
+class NativeLoader:
+    """Reads the batches of an order. `workers=0` reads in this process; `timeout` bounds the wait for one shard."""
+
+    def __init__(self, reader: ShardReader, order: Order, settings: DataSettings, *, pin: bool = False) -> None:
+        self.reader, self.order, self.settings, self.pin = reader, order, settings, pin
+        self.timeout = seconds(settings.timeout, "data.timeout")
+        self.exact = True
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return self.order.steps_per_epoch
+
+    def steps(self, start: int, stop: int | None = None) -> Iterator[Batch]:
+        """The batches of steps start..stop (for ever without `stop`).
+
+        Raises DataError for a sample that can't be read, Interrupted when a worker dies or hangs.
+        """
+        plans = _Plans(self.order, start, stop)
+        shards = self._here(plans) if self.settings.workers == 0 else self._by_workers(plans)
+        while True:
+            first = next(shards, None)
+            if first is None:
+                return
+            batch = [first, *(next(shards) for _ in plans.sent[0][1:])]
+            plans.sent.popleft()
+            yield batch
+
+    def _here(self, plans: _Plans) -> Iterator[Shard]:
+        for plan in plans:
+            yield _shard(self.reader[plan])
+
+    def _by_workers(self, plans: _Plans) -> Iterator[Shard]:
+        with warnings.catch_warnings():
+            # Too many workers for the cores is the user's choice; forking before any device is used is what we want.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
+            results = iter(
+                DataLoader(
+                    self.reader,  # type: ignore[arg-type]
+                    sampler=plans,
+                    batch_size=None,
+                    collate_fn=_same,
+                    num_workers=self.settings.workers,
+                    prefetch_factor=self.settings.prefetch,
+                    worker_init_fn=_start_worker,
+                    generator=torch.Generator(),
+                    timeout=self.timeout,
+                    pin_memory=self.pin,
+                )
+            )
+        try:
+            while True:
+                yield _shard(self._next(results, plans))
+        except StopIteration:
+            return
+        finally:
+            del results
+
+    def _next(self, results: Iterator[Shard | Failure], plans: _Plans) -> Shard | Failure:
+        try:
+            return next(results)
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            waiting = plans.sent[0][0]
+            ids = self.reader.source.ids[waiting.positions[:8]].tolist()
+            raise Interrupted(
+                f"a loader worker died or hung at step {waiting.step} (sample ids {ids}...): {error}; "
+                "`--resume` continues from the last checkpoint; data.workers=0 shows the cause in this process"
+            ) from error
+
+
+def _same(value: Shard) -> Shard:
+    return value
+
+
+def _start_worker(_: int) -> None:
+    os.setsid()
+    torch.set_num_threads(1)
+    fault("in_worker")
+
+
+def _shard(result: Shard | Failure) -> Shard:
+    if isinstance(result, Failure):
+        raise result.error
+    return result
+
+
+def train_loader(
+    source: Source, transforms: Sequence[Transform], settings: DataSettings, *, seed: int, shards: int, pin: bool = False
+) -> NativeLoader:
+    """The loader of the train split. Raises DataError for a split smaller than a batch, ConfigError for idle shards."""
+    if settings.batch_size < shards:
+        raise ConfigError(
+            f"{shards} shards can't share a batch of {settings.batch_size}; raise data.batch_size or lower trainer.shards",
+            key="data.batch_size",
+        )
+    order = TrainOrder(
+        len(source), settings.batch_size, shards, seed=seed, shuffle=settings.shuffle, drop_last=settings.drop_last
+    )
+    return NativeLoader(ShardReader(source, transforms, seed=seed), order, settings, pin=pin)
+
+
+def eval_loader(
+    source: Source,
+    transforms: Sequence[Transform],
+    settings: DataSettings,
+    *,
+    seed: int,
+    limit: int | None = None,
+    pin: bool = False,
+) -> NativeLoader:
+    """The loader of an evaluation: every sample once in the order of ids, `limit` batches at most."""
+    order = EvalOrder(source.ids, settings.eval_batch_size, limit=limit)
+    return NativeLoader(ShardReader(source, transforms, seed=seed), order, settings, pin=pin)
+
+
+def foreign_generators(reader: ShardReader, samples: int = 8) -> list[str]:
+    """Names of transforms that draw from a generator of their own, found by drawing the same samples twice.
+
+    Such a draw depends on what was drawn before, so it can be neither resumed nor spread over workers exactly.
+    """
+    positions = range(min(samples, len(reader.source)))
+
+    def drawn(transforms: Sequence[Transform]) -> list[bytes]:
+        probe = ShardReader(reader.source, transforms, seed=reader.seed)
+        return [_digest_of(probe, position) for position in positions]
+
+    if drawn(reader.transforms) == drawn(reader.transforms):
+        return []
+    for length in range(1, len(reader.transforms) + 1):
+        if drawn(reader.transforms[:length]) != drawn(reader.transforms[:length]):
+            return [type(reader.transforms[length - 1]).__name__]
+    return [type(transform).__name__ for transform in reader.transforms]
+
+
+def _digest_of(reader: ShardReader, position: int) -> bytes:
+    from calotype.data.reader import fields_digest, one_thread, plain
+
+    with one_thread():
+        sample, _ = reader.sample(position, epoch=0)
+    return fields_digest({name: [plain(value)] for name, value in sample.items()})

@@ -1,0 +1,136 @@
+"""Reads one shard: samples, their transforms, their digests, one block of memory. It runs in the loader's workers.
+
+Every sample is drawn under its own key (seed, epoch, sample id), so neither the worker that reads it nor what was read
+before changes a pixel. The stored content is digested before any transform, the finished shard after: the first tells a
+changed data set, the second a changed pipeline.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xxhash
+
+from calotype.errors import CalotypeError, DataError
+from calotype.keys import key, seed_everything
+from calotype.types import Sample, Shard, Source
+
+if TYPE_CHECKING:
+    from calotype.data.order import ShardPlan
+
+RAGGED = frozenset({"boxes", "labels"})
+"""Fields whose length differs from sample to sample: they stay lists of tensors."""
+
+Transform = Callable[[Sample], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A sample that could not be read, sent from a worker as plain data."""
+
+    error: CalotypeError
+    detail: str
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the data path on one thread, so that it computes the same in a worker and in the training process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class ShardReader:
+    """Maps a ShardPlan to a Shard, or to a Failure that names the sample."""
+
+    def __init__(self, source: Source, transforms: Sequence[Transform] = (), *, seed: int = 0) -> None:
+        self.source, self.transforms, self.seed = source, tuple(transforms), seed
+
+    def __getitem__(self, plan: ShardPlan) -> Shard | Failure:
+        try:
+            with one_thread():
+                return self.read(plan)
+        except CalotypeError as error:
+            return Failure(error, traceback.format_exc())
+
+    def read(self, plan: ShardPlan) -> Shard:
+        """The shard of a plan. Raises DataError naming the sample that can't be read or transformed."""
+        contents = np.empty((len(plan.positions), 2), np.uint64)
+        samples = []
+        for row, position in enumerate(plan.positions.tolist()):
+            sample, contents[row] = self.sample(position, plan.epoch)
+            samples.append(sample)
+        ids = self.source.ids[plan.positions]
+        fields = {name: self._joined(name, [sample[name] for sample in samples], plan) for name in samples[0]}
+        return Shard(ids, fields, fields_digest(fields), contents)
+
+    def sample(self, position: int, epoch: int) -> tuple[Sample, tuple[int, int]]:
+        """One transformed sample and the digests of its stored content and target."""
+        try:
+            sample = self.source[position]
+            contents = content_digest(sample)
+            if self.transforms:
+                seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), 0, 0))
+            for transform in self.transforms:
+                sample = transform(sample)
+        except CalotypeError:
+            raise
+        except Exception as error:
+            where = f"sample {self.source.ids[position]} ({self.source.name(position)})"
+            raise DataError(f"{where}: {type(error).__name__}: {error}") from error
+        return sample, contents
+
+    def _joined(self, name: str, values: list[Any], plan: ShardPlan) -> torch.Tensor | list[torch.Tensor]:
+        if name in RAGGED:
+            return [plain(value) for value in values]
+        if not isinstance(values[0], torch.Tensor):
+            return torch.tensor(values)
+        shapes = [tuple(value.shape) for value in values]
+        odd = next((row for row, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if odd is not None:
+            first, other = (self.source.name(int(plan.positions[row])) for row in (0, odd))
+            raise DataError(
+                f"{name} of {first} is {shapes[0]} and of {other} {shapes[odd]}: one batch needs one size; "
+                "add a resize or a crop to the transforms",
+            )
+        return torch.stack([plain(value) for value in values])
+
+
+def plain(value: Any) -> torch.Tensor:
+    """The value as a contiguous tensor without its torchvision type."""
+    return torch.as_tensor(value).as_subclass(torch.Tensor).contiguous()
+
+
+def content_digest(sample: Sample) -> tuple[int, int]:
+    """64-bit digests of a stored sample: of its content (the bytes under "content", else the image) and of the rest.
+
+    A source whose samples are files puts the bytes it read under "content", which is taken out here.
+    """
+    content = sample.pop("content", None)
+    image = xxhash.xxh3_64(content if content is not None else plain(sample["image"]).numpy())
+    target = xxhash.xxh3_64()
+    for name in sorted(sample):
+        if name != "image":
+            target.update(name)
+            target.update(plain(sample[name]).numpy())
+    return image.intdigest(), target.intdigest()
+
+
+def fields_digest(fields: dict[str, torch.Tensor | list[torch.Tensor]]) -> bytes:
+    """A 128-bit digest of every name, type, shape and byte of a shard's fields."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(fields):
+        value = fields[name]
+        for tensor in value if isinstance(value, list) else [value]:
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}")
+            digest.update(tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy())
+    return digest.digest()

@@ -1,0 +1,208 @@
+"""Checkpoints: folders that are whole or absent, and the pointers to them.
+
+    checkpoints/
+      step-00001200/
+        model.safetensors      the network's own keys: what evaluate and predict use (the average, when one is kept)
+        training.safetensors   tensors of the training state
+        training.json          the rest of it
+        manifest.json          step, format, tied names, and size and sha256 of each file
+      last  best               one line each: the name of a folder
+
+A folder is written under a temporary name, synced and renamed, then the pointers follow, so at every instant `last` names a
+whole checkpoint. Order is by step, never by time. A damaged checkpoint is reported and left alone; the newest sound one
+is used. Deleting moves the pointers first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from calotype.engine.codec import decode, encode
+from calotype.errors import CheckpointError, RunFolderError
+from calotype.faults import fault
+from calotype.files import replace_file, sha256_file, sweep, sync_folder, write_folder
+
+FORMAT = 1
+MODEL, TENSORS, STATE, MANIFEST = "model.safetensors", "training.safetensors", "training.json", "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A sound checkpoint: its folder, the steps done in it, its manifest."""
+
+    folder: Path
+    step: int
+    manifest: Mapping[str, Any]
+
+    def model(self) -> dict[str, Tensor]:
+        """The network's weights by its own names, tied names included."""
+        tensors = read_tensors(self.folder / MODEL)
+        return tensors | {name: tensors[of] for name, of in self.manifest["aliases"].items()}
+
+    def training(self) -> dict[str, Any]:
+        """The training state."""
+        state = json.loads((self.folder / STATE).read_text())
+        return dict(decode(state, read_tensors(self.folder / TENSORS)))
+
+
+def name_of(step: int) -> str:
+    """The folder name of a checkpoint with `step` steps done."""
+    return f"step-{step:08d}"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU. Raises CheckpointError naming it."""
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} can't be read as safetensors: {error}") from error
+
+
+def untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state's tensors once each, and a map from every further name of one to the first."""
+    first: dict[tuple[Any, ...], str] = {}
+    tensors, aliases = {}, {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in first:
+            aliases[name] = first[place]
+        else:
+            first[place] = name
+            tensors[name] = tensor
+    return tensors, aliases
+
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file in memory; tensors row by row."""
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return bytes(safetensors.torch.save(plain, {"format": "pt"}))
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    `keep_last` newest and `keep_best` best by score are kept; of equal scores the later is the better.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 1, keep_best: int = 1, maximise: bool = False) -> None:
+        self.folder, self.keep_last, self.keep_best = folder, max(1, keep_last), keep_best
+        self.sign = 1.0 if maximise else -1.0
+
+    def prepare(self) -> None:
+        """Make the folder and remove what a killed process left half written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
+        for path in self.folder.glob(".trash-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def save(self, step: int, network: nn.Module, training: Mapping[str, Any], scores: Mapping[int, float]) -> Path:
+        """Write the checkpoint of `step`, move the pointers, delete what is not kept any more.
+
+        `scores` are the monitor's values by step, this one's included. Raises RunFolderError when the disk won't take
+        it (what was there stays), CheckpointError for a state of a type that can't be written.
+        """
+        folder = self.folder / name_of(step)
+        tensors: dict[str, Tensor] = {}
+        state = encode(dict(training), tensors)
+        model, aliases = untied(network.state_dict())
+        manifest = {"format": FORMAT, "step": step, "aliases": aliases}
+        try:
+            if not folder.exists():
+                fault("before_write")
+                files = {
+                    MODEL: to_bytes(model),
+                    TENSORS: to_bytes(tensors),
+                    STATE: json.dumps(state, allow_nan=False).encode(),
+                    MANIFEST: lambda digests: json.dumps(manifest | {"sha256": dict(digests)}, indent=2).encode(),
+                }
+                write_folder(folder, files)
+            self._point(step, scores)
+        except OSError as error:
+            raise RunFolderError(
+                f"{folder} could not be written to the disk: {error}; the checkpoint before it is intact. "
+                "Free space or change paths.runs, then continue with --resume"
+            ) from error
+        self._prune(step, scores)
+        return folder
+
+    def _point(self, step: int, scores: Mapping[int, float]) -> None:
+        fault("before_pointer")
+        replace_file(self.folder / "last", name_of(step) + "\n")
+        fault("after_pointer")
+        best = self.best_steps(scores)
+        if best:
+            replace_file(self.folder / "best", name_of(best[0]) + "\n")
+
+    def best_steps(self, scores: Mapping[int, float]) -> list[int]:
+        """The steps of the best checkpoints there are, best first; ties go to the later."""
+        there = set(self.steps())
+        ranked = sorted(((self.sign * score, step) for step, score in scores.items() if step in there), reverse=True)
+        return [step for _, step in ranked[: self.keep_best]]
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoint folders, ascending, sound or not."""
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+
+    def _prune(self, step: int, scores: Mapping[int, float]) -> None:
+        kept = {*self.steps()[-self.keep_last :], *self.best_steps(scores), step}
+        for old in self.steps():
+            if old not in kept and old < step:
+                fault("before_delete")
+                trash = self.folder / f".trash-{name_of(old)}"
+                (self.folder / name_of(old)).rename(trash)
+                sync_folder(self.folder)
+                shutil.rmtree(trash, ignore_errors=True)
+
+    def newest(self, damaged: list[str], *, strict: bool = False) -> Checkpoint | None:
+        """The sound checkpoint with the most steps; what is wrong with newer ones is appended to `damaged`.
+
+        With `strict` a damaged newest one raises CheckpointError instead.
+        """
+        for checkpoint in self._newest_first(damaged, strict=strict):
+            return checkpoint
+        return None
+
+    def _newest_first(self, damaged: list[str], *, strict: bool) -> Iterator[Checkpoint]:
+        for step in reversed(self.steps()):
+            try:
+                yield open_checkpoint(self.folder / name_of(step))
+            except CheckpointError as error:
+                if strict:
+                    raise
+                damaged.append(str(error))
+
+    def named(self, name: str) -> Checkpoint:
+        """The checkpoint `last`, `best` or a folder's name stands for. Raises CheckpointError."""
+        pointer = self.folder / name
+        if name in {"last", "best"}:
+            if not pointer.is_file():
+                raise CheckpointError(f"{self.folder} has no {name} checkpoint; it has {self.steps() or 'none'}")
+            name = pointer.read_text().strip()
+        return open_checkpoint(self.folder / Path(name).name)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Check every file of a checkpoint against its manifest. Raises CheckpointError naming the file at fault."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        step, digests, aliases = int(manifest["step"]), dict(manifest["sha256"]), dict(manifest["aliases"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is no readable manifest of a checkpoint: {error}") from error
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
+    for name in (MODEL, TENSORS, STATE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing")
+        if sha256_file(folder / name) != digests.get(name):
+            raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the manifest's")
+    return Checkpoint(folder, step, {**manifest, "aliases": aliases})

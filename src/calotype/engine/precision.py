@@ -1,0 +1,113 @@
+"""Precision of a step: 32, bf16-mixed or 16-mixed, and the two things that keep it sound.
+
+The loss scaler of 16-mixed is torch.amp.GradScaler's rule (Micikevicius et al., 2018: halve on overflow, double after 2000
+clean steps) as device arithmetic without a synchronisation. The guard latches at the first step whose loss or gradient
+norm is not finite; the latch goes to the optimizer as `found_inf`, so nothing is updated after it, and the host reads it
+only at log points. Scales are powers of two: scaling and unscaling change no bit.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from calotype.errors import ConfigError
+
+GROWTH_INTERVAL = 2000
+SMALLEST_SCALE = 2.0**-16
+
+
+class Precision:
+    """Autocast and loss scaling for `kind` (32, "bf16-mixed", "16-mixed") on `device`."""
+
+    def __init__(self, kind: int | str, device: torch.device) -> None:
+        kinds = {"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        if str(kind) not in kinds:
+            raise ConfigError(f"{kind!r} is no precision; choose 32, bf16-mixed or 16-mixed", key="trainer.precision")
+        self.kind, self.device, self.dtype = str(kind), device, kinds[str(kind)]
+        self.scale: Tensor | None = None
+        if self.dtype is torch.float16:
+            self.scale = torch.full((), 2.0**16, device=device)
+            self.clean_steps = torch.zeros((), dtype=torch.int32, device=device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as backward takes it."""
+        return loss if self.scale is None else loss * self.scale
+
+    def unscale(self, gradients: list[Tensor]) -> None:
+        """Divide the gradients by the scale, in place."""
+        if self.scale is not None:
+            torch._foreach_mul_(gradients, self.scale.reciprocal())
+
+    def update(self, overflow: Tensor) -> None:
+        """Adjust the scale after a step; `overflow` is 1.0 where a gradient was not finite."""
+        if self.scale is None:
+            return
+        overflowed = overflow.reshape(()) > 0
+        clean = torch.where(overflowed, 0, self.clean_steps + 1)
+        grow = clean == GROWTH_INTERVAL
+        self.scale.mul_(torch.where(overflowed, 0.5, torch.where(grow, 2.0, 1.0)))
+        self.clean_steps.copy_(torch.where(grow, 0, clean))
+
+    def exhausted(self) -> Tensor | None:
+        """Whether the scale has fallen so low that overflow is no accident any more."""
+        return None if self.scale is None else self.scale < SMALLEST_SCALE
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Scale and count of clean steps; empty without a scaler."""
+        return {} if self.scale is None else {"scale": self.scale, "clean_steps": self.clean_steps}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave."""
+        if self.scale is not None:
+            self.scale.copy_(state["scale"])
+            self.clean_steps.copy_(state["clean_steps"])
+
+
+class Guard:
+    """The latch. `latched=False` (policy skip) forgets it at each step instead."""
+
+    def __init__(self, device: torch.device, *, latched: bool = True) -> None:
+        self.latched = latched
+        self.bad = torch.zeros((), device=device)
+        self.overflow = torch.zeros((), device=device)
+
+    def check(self, loss: Tensor, norm: Tensor, precision: Precision) -> Tensor:
+        """Look at a step before its update and return found_inf: 1.0 where nothing may be updated."""
+        if precision.scale is None:
+            bad = torch.isfinite(norm + loss).logical_not_().to(self.bad.dtype)
+            self.bad = torch.maximum(self.bad, bad) if self.latched else bad
+            return self.bad
+        self.overflow = torch.isfinite(norm).logical_not_().to(self.bad.dtype)
+        bad = (torch.isfinite(loss).logical_not_() | precision.exhausted()).to(self.bad.dtype)
+        self.bad = torch.maximum(self.bad, bad) if self.latched else bad
+        return torch.maximum(self.bad, self.overflow)
+
+    def tripped(self) -> bool:
+        """Whether a step was bad. Waits for the device."""
+        return bool(self.bad)
+
+
+def takes_found_inf(optimizer: Optimizer) -> bool:
+    """Whether the optimizer skips its update on the device when found_inf is set (torch's fused optimizers)."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def guarded_step(optimizer: Optimizer, found_inf: Tensor) -> None:
+    """Step unless found_inf. Costs one wait for the device where the optimizer can't skip by itself."""
+    if takes_found_inf(optimizer):
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        optimizer.step()
+    elif not bool(found_inf):
+        optimizer.step()
