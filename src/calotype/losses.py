@@ -1,0 +1,120 @@
+"""Losses that divide nothing: with `reduction="none"` each gives one value per item, and the task divides by counts.
+
+Contract: a loss class with a `reduction` argument is used with "none"; any other is taken as a mean over the shard's
+images, and says so. Reductions "mean" and "sum" follow PyTorch's meaning (a weighted mean divides by the targets'
+weights) and are here for use outside a task.
+Unusual: cross-entropy over maps goes through the one-row-per-pixel form, because the other form has no deterministic
+backward on CUDA; with channels_last logits that costs no copy. Everything is computed in float32 under autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """torch.nn.CrossEntropyLoss that takes class weights as a list, and is deterministic for maps as well.
+
+    Logits (n, C) or (n, C, ...); targets int64 (n) or (n, ...), or class probabilities of the logits' shape.
+    """
+
+    def __init__(
+        self,
+        weight: Sequence[float] | Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(_weights(weight), None, ignore_index, None, reduction, label_smoothing)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Loss per item, or reduced."""
+        if input.dim() == 2 or target.dim() == input.dim():
+            return super().forward(input, target)
+        losses = super().forward(input.movedim(1, -1).flatten(0, -2), target.flatten())
+        return losses.view_as(target) if self.reduction == "none" else losses
+
+
+class FocalLoss(nn.Module):
+    """Focal loss: -w_y (1 - p_y)^gamma log p_y of the softmax; gamma 0 is cross-entropy.
+
+    Logits (n, C, ...); targets int64 (n, ...) or class probabilities of the logits' shape. Computed from log_softmax,
+    so it is finite where a softmax rounds to 0 or 1.
+    Source: T.-Y. Lin et al., Focal loss for dense object detection, arXiv:1708.02002.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self, gamma: float = 2.0, weight: Sequence[float] | Tensor | None = None, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma}, and must be at least 0")
+        self.gamma = gamma
+        self.reduction = reduction
+        self.register_buffer("weight", _weights(weight))
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Loss per item, or reduced."""
+        log_p = F.log_softmax(input, dim=1, dtype=_at_least_float32(input))
+        focal = log_p if self.gamma == 0 else (-torch.expm1(log_p)).clamp(min=0).pow(self.gamma) * log_p
+        if self.weight is not None:
+            focal = focal * self.weight.view(-1, *[1] * (input.dim() - 2))
+        if target.dim() == input.dim():
+            losses = -(target * focal).sum(1)
+        else:
+            losses = -focal.gather(1, target.unsqueeze(1)).squeeze(1)
+        return self._reduce(losses, target)
+
+    def _reduce(self, losses: Tensor, target: Tensor) -> Tensor:
+        if self.reduction == "none":
+            return losses
+        total = losses.sum()
+        if self.reduction == "sum":
+            return total
+        hard = target.dim() == losses.dim()
+        return total / (self.weight[target].sum() if self.weight is not None and hard else losses.numel())
+
+
+class DiceLoss(nn.Module):
+    """Soft Dice per image: 1 - (2 <p, y> + s) / (<p, 1> + <y, 1> + s), averaged over the classes the image shows.
+
+    Logits (n, C, H, W); targets int64 (n, H, W). Pixels whose target is `void` count nowhere; an image of nothing but
+    void has loss 0 and gradient 0. "none" gives (n,).
+    Source: F. Milletari, N. Navab, S.-A. Ahmadi, V-Net, arXiv:1606.04797, for many classes.
+    """
+
+    def __init__(self, void: int = 255, smooth: float = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.void = void
+        self.smooth = smooth
+        self.reduction = reduction
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Loss per image, or reduced."""
+        target = target.unsqueeze(1)
+        classes = torch.arange(input.shape[1], device=input.device).view(1, -1, 1, 1)
+        true = (target == classes) & (target != self.void)
+        p = F.softmax(input, dim=1, dtype=_at_least_float32(input)) * (target != self.void)
+        area = true.sum((2, 3))
+        shared = (p * true).sum((2, 3))
+        dice = 1 - (2 * shared + self.smooth) / (p.sum((2, 3)) + area + self.smooth)
+        shown = area > 0
+        losses = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
+        return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[self.reduction]
+
+
+def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
+    return weight if weight is None or isinstance(weight, Tensor) else torch.tensor(list(weight), dtype=torch.float32)
+
+
+def _at_least_float32(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)

@@ -1,0 +1,183 @@
+"""Classification: one label per image.
+
+Reads "image" and "label" of a shard. uint8 images are scaled to 0..1 on the device, float ones are in 0..1 already;
+then they are normalised. Labels are int64 (n,), or class probabilities (n, C) as mixing transforms make them.
+Unusual: mean and standard deviation are kept outside buffers and state dict, since they belong to the config and not to
+the weights, and reach the device with the first batch; `evaluate` gives loss and prediction from one forward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from calotype.errors import ConfigError, DataError
+from calotype.losses import CrossEntropyLoss
+from calotype.metrics import F1, Accuracy
+from calotype.types import Counts, Loss, Prediction, Term
+
+if TYPE_CHECKING:
+    from calotype.types import Metric, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class _Affine:
+    """(x - mean) / std as x * scale + shift: the scale of bytes, that of 0..1, and the shift; each (1, c, 1, 1)."""
+
+    from_bytes: Tensor
+    from_unit: Tensor
+    shift: Tensor
+
+    @property
+    def channels(self) -> int:
+        return self.shift.shape[1]
+
+    def to(self, device: torch.device) -> _Affine:
+        return _Affine(self.from_bytes.to(device), self.from_unit.to(device), self.shift.to(device))
+
+
+class Classification(nn.Module):
+    """The classification task.
+
+    `network` maps (n, c, H, W) to logits (n, C). `loss` is cross-entropy where none is given; one with a `reduction` is
+    used with "none" and divided by the batch's images, or by the weights of their targets where it has class weights;
+    any other is taken as the mean over a shard's images. `normalize` is {"mean": [...], "std": [...]} per channel.
+    `metrics` maps names to metrics and replaces the default: accuracy, top-5 beyond five classes, macro F1.
+    `num_classes` is the network's own where it has such an attribute.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module | None = None,
+        normalize: Mapping[str, Sequence[float]] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = _classes_of(network) if num_classes is None else num_classes
+        self.loss = _unreduced(CrossEntropyLoss() if loss is None else loss)
+        self._class_weights = _divisors(self.loss, self.num_classes)
+        self._per_item = hasattr(self.loss, "reduction")
+        self._normalize = _affine(normalize)
+        self._on_device: dict[torch.device, _Affine] = {}
+        self._metrics = self._default_metrics() if metrics is None else dict(metrics)
+
+    def counts(self, shard: Shard) -> dict[str, float]:
+        """The shard's images, and the weights of their targets if the loss has class weights.
+
+        Raises DataError naming the sample of a label that is no class; labels that are on a GPU are not looked at, so
+        that nothing waits for it. The engine asks before it moves the shard.
+        """
+        label = shard["label"]
+        if label.dim() == 1 and not label.is_cuda:
+            self._check(shard, label)
+        counts = {"images": float(len(label))}
+        if self._class_weights is not None and label.dim() == 1:
+            counts["weight"] = self._class_weights[label.cpu()].sum().item()
+        return counts
+
+    def forward(self, shard: Shard, counts: Counts) -> Loss:
+        """The shard's share of the batch's mean loss."""
+        return self._loss(self.network(self.images(shard["image"])), shard, counts)
+
+    def predict(self, shard: Shard) -> Prediction:
+        """Fields: "logits" (n, C), float32."""
+        return Prediction(shard.ids, {"logits": self.network(self.images(shard["image"])).float()})
+
+    def evaluate(self, shard: Shard, counts: Counts) -> tuple[Loss, Prediction]:
+        """What forward and predict give, from one pass through the network."""
+        logits = self.network(self.images(shard["image"]))
+        return self._loss(logits, shard, counts), Prediction(shard.ids, {"logits": logits.float()})
+
+    def metrics(self) -> dict[str, Callable[[], Metric]]:
+        """Factories of fresh metrics by name."""
+        return {name: partial(copy.deepcopy, metric) for name, metric in self._metrics.items()}
+
+    def images(self, images: Tensor) -> Tensor:
+        """Images as the network takes them: float, scaled, normalised."""
+        scaled = images.dtype == torch.uint8
+        if self._normalize is None:
+            return images / 255 if scaled else images
+        constants = self._on_device.get(images.device)
+        if constants is None:
+            constants = self._on_device[images.device] = self._normalize.to(images.device)
+        if constants.channels not in (1, images.shape[1]):
+            raise ConfigError(
+                f"{constants.channels} channels of mean and std for images of {images.shape[1]}", key="module.normalize"
+            )
+        return (images * (constants.from_bytes if scaled else constants.from_unit)).add_(constants.shift)
+
+    def _loss(self, logits: Tensor, shard: Shard, counts: Counts) -> Loss:
+        label = shard["label"]
+        losses = self.loss(logits, label)
+        total = losses.sum() if self._per_item else losses * len(label)
+        divisor = counts["weight"] if "weight" in counts else counts["images"]
+        # a shard's part of the divisor by its images: sums to the divisor over the batch without asking the device
+        items = divisor * len(label) / counts["images"]
+        return Loss(total / divisor if divisor else total * 0, {"loss": Term(total.detach(), items)})
+
+    def _check(self, shard: Shard, label: Tensor) -> None:
+        values = label.long().numpy()
+        # as unsigned integers negative labels are larger than any class: one comparison for both ends
+        if len(values) and int(values.view("uint64").max()) >= self.num_classes:
+            wrong = int(((values < 0) | (values >= self.num_classes)).argmax())
+            raise DataError(
+                f"sample {shard.ids[wrong]} has label {values[wrong]}, outside 0..{self.num_classes - 1}; "
+                "correct the label or the network's number of classes"
+            )
+
+    def _default_metrics(self) -> dict[str, Metric]:
+        metrics: dict[str, Metric] = {"accuracy": Accuracy()}
+        if self.num_classes > 5:
+            metrics["top5"] = Accuracy(5)
+        return {**metrics, "f1": F1(self.num_classes)}
+
+
+def _classes_of(network: nn.Module) -> int:
+    own: Any = getattr(network, "num_classes", None)
+    linear = [module.out_features for module in network.modules() if isinstance(module, nn.Linear)]
+    if not isinstance(own, int) and not linear:
+        raise ConfigError("the network doesn't say how many classes it has; set num_classes", key="module")
+    return own if isinstance(own, int) else linear[-1]
+
+
+def _unreduced(loss: nn.Module) -> nn.Module:
+    if getattr(loss, "reduction", "mean") == "sum":
+        raise ConfigError("a task divides its loss itself; leave reduction out", key="module.loss.reduction")
+    loss = copy.deepcopy(loss)
+    if hasattr(loss, "reduction"):
+        loss.reduction = "none"  # type: ignore[assignment]
+    return loss
+
+
+def _divisors(loss: nn.Module, num_classes: int) -> Tensor | None:
+    """What one image of each class adds to the divisor, float64; None where that is 1 for all."""
+    weight: Tensor | None = getattr(loss, "weight", None)
+    ignored: int = getattr(loss, "ignore_index", -1)
+    if weight is not None and len(weight) != num_classes:
+        raise ConfigError(f"{len(weight)} class weights for {num_classes} classes", key="module.loss.weight")
+    if weight is None and not 0 <= ignored < num_classes:
+        return None
+    divisors = torch.ones(num_classes).double() if weight is None else weight.detach().cpu().double().clone()
+    if 0 <= ignored < num_classes:
+        divisors[ignored] = 0
+    return divisors
+
+
+def _affine(normalize: Mapping[str, Sequence[float]] | None) -> _Affine | None:
+    if normalize is None:
+        return None
+    if set(normalize) != {"mean", "std"} or len(normalize["mean"]) != len(normalize["std"]):
+        raise ConfigError("write {mean: [...], std: [...]}, one value per channel", key="module.normalize")
+    mean, std = (torch.tensor(list(normalize[name]), dtype=torch.float64).view(1, -1, 1, 1) for name in ("mean", "std"))
+    if not bool((std > 0).all()):
+        raise ConfigError("std must be greater than 0", key="module.normalize.std")
+    return _Affine((1 / (255 * std)).float(), (1 / std).float(), (-mean / std).float())
