@@ -1,0 +1,264 @@
+"""Puts a config together: group files, or one YAML or Python file, then the overrides; all of it plain data.
+
+Unusual: every key remembers which file and line, or which override, set it last and what that replaced (`origins`).
+`${oc.env:X}` stays text in the tree and so in every record; it is resolved when objects are built.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from calotype.config.hydra_internals import Edit, Groups, Plan, resolve
+from calotype.config.reader import Document, dump, join, read
+from calotype.config.schema import TOP_LEVEL
+from calotype.errors import ConfigError
+
+PACKAGED = Path(__file__).parent.parent / "configs"
+PROJECT_FOLDERS = ("configs", "conf")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from: a file's line, or an override's text; `previous` is what it replaced."""
+
+    value: Any
+    file: str = ""
+    line: int | None = None
+    override: str = ""
+    entry: str = ""
+    previous: Origin | None = None
+
+    def __str__(self) -> str:
+        if self.override:
+            return f"override {self.override!r}"
+        return f"{_short(self.file)}:{self.line}" if self.line else _short(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A composed config. `tree` is plain data; `packages` maps a node's key to the group that filled it."""
+
+    tree: dict[str, Any]
+    origins: dict[str, Origin] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    packages: dict[str, str] = field(default_factory=dict)
+    search: tuple[Path, ...] = ()
+
+    def origin(self, key: str) -> Origin | None:
+        """What set `key` last, or the nearest key above it that something set."""
+        while key and key not in self.origins:
+            key = key.rpartition(".")[0]
+        return self.origins.get(key)
+
+    def where(self, key: str) -> str:
+        """` (file:line)` of `key` for the end of a message; empty where it is not known."""
+        origin = self.origin(key)
+        return f" ({origin})" if origin else ""
+
+    def to_yaml(self) -> str:
+        """The tree as YAML, secrets unresolved; composing that file gives an equal config."""
+        return dump(self.tree)
+
+    def digest(self) -> str:
+        """sha256 of what the run computes: the tree without `paths` and `tracking`, in canonical JSON.
+
+        An argument in `data` or `module` that lies under one of `paths` counts as the place in it, not the machine's.
+        """
+        tree = {key: value for key, value in self.tree.items() if key not in ("paths", "tracking")}
+        roots = {name: path for name, path in (self.tree.get("paths") or {}).items() if isinstance(path, str)}
+        for key in ("data", "module"):
+            if key in tree:
+                tree[key] = _without_roots(tree[key], roots)
+        text = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[Path] = (), file: Path | None = None) -> Config:
+    """The config of `overrides` over the groups, or over `file` (a whole config, `.yaml` or `.py`).
+
+    A positional `x.yaml` or `x.py` among the overrides is the file. Raises ConfigError.
+    """
+    files, overrides = split_files(overrides)
+    files += [file] if file is not None else []
+    if len(files) > 1:
+        raise ConfigError(f"two configs are given: {files[0]} and {files[1]}; one is the base, the rest are overrides")
+    search = search_path(config_dirs)
+    groups = Groups(search)
+    composition = _Composition()
+    if files:
+        hint = f"; {files[0]} is a whole config: choose its parts by keys (module.optimizer=...)"
+        plan = groups.plan("base", overrides, hint)
+        composition.merge_plan(plan, whole=_read_file(files[0]))
+        composition.tree.setdefault("experiment", files[0].stem)
+    else:
+        plan = groups.plan("config", overrides)
+        composition.merge_plan(plan)
+    for edit in plan.edits:
+        composition.edit(edit, groups)
+    packages = {entry.package: entry.group for entry in plan.entries if entry.package and entry.group}
+    tree = resolve(_ordered(composition.tree))
+    return Config(tree, composition.origins, tuple(overrides), packages, tuple(search))
+
+
+def split_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The config files among command line arguments, and the overrides."""
+    files = [text for text in arguments if text.endswith((".yaml", ".py")) and "=" not in text]
+    return [Path(text) for text in files], [text for text in arguments if text not in files]
+
+
+def search_path(config_dirs: Sequence[Path] = ()) -> list[Path]:
+    """The folders that groups are looked for in, first wins: named ones, the project's own, then the package's."""
+    for folder in config_dirs:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder}: is no folder")
+    project = [folder for name in PROJECT_FOLDERS if (folder := Path.cwd() / name).is_dir()]
+    return list(dict.fromkeys(folder.resolve() for folder in (*config_dirs, *project, PACKAGED)))
+
+
+class _Composition:
+    """The tree while it grows, with the origin of each key."""
+
+    def __init__(self) -> None:
+        self.tree: dict[str, Any] = {}
+        self.origins: dict[str, Origin] = {}
+
+    def merge_plan(self, plan: Plan, whole: Document | None = None) -> None:
+        """Merge the plan's files in order; a whole config over the defaults, under the groups named beside it."""
+        named = [entry for entry in plan.entries if whole is not None and entry.chosen]
+        for entry in plan.entries:
+            if entry.group == "experiment":
+                self.tree.setdefault("experiment", entry.option)
+            if entry not in named:
+                self.merge_document(entry.document, entry.package, entry.name)
+        if whole is not None:
+            if "tracking" in whole.tree:
+                self.tree.pop("tracking", None)
+            self.merge_document(whole, "", "")
+        for entry in named:
+            self.merge_document(entry.document, entry.package, entry.name)
+
+    def merge_document(self, document: Document, package: str, entry: str) -> None:
+        """Merge a file's tree at `package`."""
+
+        def origin(key: str, value: Any) -> Origin:
+            inner = key[len(package) + 1 :] if package else key
+            return Origin(value, document.name, document.line(inner), entry=entry)
+
+        tree = document.tree
+        for part in reversed(package.split(".") if package else []):
+            tree = {part: tree}
+        self.merge(self.tree, tree, "", origin)
+
+    def merge(self, base: dict[str, Any], incoming: dict[str, Any], key: str, origin: Callable[..., Origin]) -> None:
+        """Nodes are merged key by key; lists and scalars replace what was there."""
+        for name, value in incoming.items():
+            path = join(key, name)
+            if isinstance(value, dict) and isinstance(base.get(name), dict):
+                self.merge(base[name], value, path, origin)
+            else:
+                base[name] = copy.deepcopy(value)
+                self.mark(path, value, origin)
+
+    def mark(self, key: str, value: Any, origin: Callable[..., Origin]) -> None:
+        """Note that `origin` set `key` and all beneath it."""
+        previous = self.origins.get(key)
+        for inner in [inner for inner in self.origins if inner.startswith(f"{key}.")]:
+            del self.origins[inner]
+        self.origins[key] = replace(origin(key, value), previous=previous)
+        children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, child in children:
+            self.mark(join(key, name), child, origin)
+
+    def edit(self, edit: Edit, groups: Groups) -> None:
+        """Apply one override. Raises ConfigError with the nearest name where the key is not there."""
+        parent_key, _, name = edit.key.rpartition(".")
+        parent = self._parent(parent_key, edit, groups)
+        index: Any = int(name) if isinstance(parent, list) and name.isdecimal() else name
+        present = index < len(parent) if isinstance(index, int) else index in parent
+        if edit.action in ("change", "delete") and not present:
+            raise self._absent(edit, groups)
+        if edit.action == "delete":
+            if edit.value is not None and parent[index] != edit.value:
+                raise ConfigError(f"{edit.text!r}: the value there is {parent[index]!r}, so it is not deleted")
+            del parent[index]
+            return
+        if edit.action == "add" and present and not isinstance(edit.value, dict) and parent[index] is not None:
+            raise ConfigError(f"{edit.text!r}: the key is there already; leave the + out to change it")
+        self._assign(parent, index, edit)
+
+    def _assign(self, parent: Any, index: Any, edit: Edit) -> None:
+        def origin(key: str, value: Any) -> Origin:
+            return Origin(value, override=edit.text)
+
+        old = parent[index] if isinstance(index, int) else parent.get(index)
+        if isinstance(old, dict) and isinstance(edit.value, dict):
+            self.merge(old, edit.value, edit.key, origin)
+            return
+        parent[index] = copy.deepcopy(edit.value)
+        self.mark(edit.key, edit.value, origin)
+
+    def _parent(self, key: str, edit: Edit, groups: Groups) -> Any:
+        node: Any = self.tree
+        for name in key.split(".") if key else ():
+            if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+                node = node[int(name)]
+            elif isinstance(node, dict) and isinstance(node.get(name), dict | list):
+                node = node[name]
+            elif isinstance(node, dict) and edit.action in ("add", "force") and node.get(name) is None:
+                node[name] = {}
+                node = node[name]
+            else:
+                raise self._absent(edit, groups)
+        return node
+
+    def _absent(self, edit: Edit, groups: Groups) -> ConfigError:
+        names = [*self.origins, *groups.names()]
+        nearest = get_close_matches(edit.key, names, 1) or get_close_matches(edit.key.rpartition(".")[2], names, 1)
+        parent = edit.key.rpartition(".")[0]
+        if nearest:
+            help_text = f"did you mean {nearest[0]}?"
+        elif parent in self.origins and self.origins[parent].value is None:
+            help_text = f"{parent} is null; give it a value first, such as {parent}={{...}}"
+        else:
+            help_text = "it is not in the config"
+        add = "" if edit.action == "delete" else f" To add a key that something reads, write +{edit.text}"
+        return ConfigError(f"{edit.text!r}: there is no key {edit.key}; {help_text}{add}")
+
+
+def _ordered(tree: dict[str, Any]) -> dict[str, Any]:
+    rank = {name: index for index, name in enumerate(TOP_LEVEL)}
+    return {name: tree[name] for name in sorted(tree, key=lambda name: rank.get(name, len(rank)))}
+
+
+def _read_file(path: Path) -> Document:
+    if path.suffix == ".py":
+        from calotype.config.python import read_python
+
+        return read_python(path)
+    document = read(path)
+    if not isinstance(document.tree, dict):
+        raise ConfigError(f"{path}: a config holds keys with values, not a {type(document.tree).__name__}")
+    return document
+
+
+def _without_roots(tree: Any, roots: dict[str, str]) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_roots(value, roots) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_roots(value, roots) for value in tree]
+    for name, root in roots.items():
+        if isinstance(tree, str) and (tree == root or tree.startswith(f"{root}/")):
+            return f"${{paths.{name}}}{tree[len(root) :]}"
+    return tree
+
+
+def _short(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
