@@ -1,7 +1,8 @@
 """Named points at which a test makes a run fail. In ordinary use `fault` does nothing.
 
-A test sets `hook`, or the environment names one point: `CALOTYPE_FAULT=before_rename@3` kills the process the third time
-that it passes `before_rename`; `CALOTYPE_FAULT=before_rename@3:disk` raises the error of a full disk there instead.
+A test sets `hook`, or the environment names one point: `CALOTYPE_FAULT=before_rename@3` kills the process the third
+time that it passes `before_rename`; `CALOTYPE_FAULT=before_rename@3:disk` raises the error of a full disk there
+instead.
 """
 
 from __future__ import annotations

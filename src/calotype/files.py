@@ -1,7 +1,8 @@
 """Writing files so that a kill or a power cut at any instant leaves the old content or the new, never half of one.
 
-A file is written beside its place, flushed and synced, then renamed over it, then its folder is synced. A folder of files
-is the same with one rename for all of them. The fault points stand between these steps so that tests can stop at each.
+A file is written beside its place, flushed and synced, then renamed over it, then its folder is synced. A folder of
+files is the same with one rename for all of them. The fault points stand between these steps so that tests can stop
+at each.
 """
 
 from __future__ import annotations

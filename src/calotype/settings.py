@@ -1,7 +1,7 @@
 """What the config's own nodes may hold: names, types and defaults, in one place and without torch.
 
-`config.check` derives the schema from these classes, `configs/*/default.yaml` spells out the same defaults, and the engine
-takes the built instances. A node with a `_target_` holds these keys beside the arguments of its target.
+`config.check` derives the schema from these classes, `configs/*/default.yaml` spells out the same defaults, and the
+engine takes the built instances. A node with a `_target_` holds these keys beside the arguments of its target.
 
 Durations are written `10ep`, `500st`, `5%` (of the whole run), `90s`/`30m`/`2h` where time is meant, or a plain integer
 in the unit of its key.
@@ -71,7 +71,9 @@ class EMASettings:
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopping:
-    """Stop when `module.monitor` has not improved by more than `min_delta` at more than `patience` validations running."""
+    """Stop when `module.monitor` has not improved by more than `min_delta` at more than `patience` validations
+    running.
+    """
 
     patience: int = 5
     min_delta: float = 0.0
@@ -109,7 +111,9 @@ class TrainerSettings:
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Node `data` beside the arguments of its data set. Batch sizes are global; `workers` and `prefetch` change no bit."""
+    """Node `data` beside the arguments of its data set. Batch sizes are global; `workers` and `prefetch` change no
+    bit.
+    """
 
     batch_size: int = 64
     eval_batch_size: int = 256
@@ -138,8 +142,8 @@ class InitFrom:
 class ModuleSettings:
     """Node `module` beside the arguments of its task: how the weights are updated.
 
-    `param_groups` is a list of {pattern: regular expression of parameter names, any optimizer argument: value}; the first
-    match takes a parameter, `pattern: 1d` matches biases and every parameter of at most one dimension.
+    `param_groups` is a list of {pattern: regular expression of parameter names, any optimizer argument: value}; the
+    first match takes a parameter, `pattern: 1d` matches biases and every parameter of at most one dimension.
     """
 
     optimizer: dict[str, Any]

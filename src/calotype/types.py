@@ -35,8 +35,8 @@ class Shard:
     """A piece of a batch, in memory of its own.
 
     `fields` holds tensors whose first dimension is the sample (or lists of one tensor per sample where sizes differ).
-    `digest` covers every byte of `fields` as the loader made them; `contents` is (n, 2): for each sample a 64-bit digest
-    of its stored content and of its stored target, before any transform.
+    `digest` covers every byte of `fields` as the loader made them; `contents` is (n, 2): for each sample a 64-bit
+    digest of its stored content and of its stored target, before any transform.
     """
 
     ids: IntArray
@@ -76,7 +76,9 @@ Batch: TypeAlias = "list[Shard]"
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of a loss for the log: its sum over items (a detached scalar tensor), the items, its weight in the loss."""
+    """One part of a loss for the log: its sum over items (a detached scalar tensor), the items, its weight in the
+    loss.
+    """
 
     sum: Tensor
     count: float
@@ -162,7 +164,8 @@ class Metric(Protocol):
 class Task(Protocol):
     """Owns network and criterion; an `nn.Module` whose `network` attribute is the part that is saved as the model.
 
-    `counts` reads the targets alone. `forward` gets the batch's total counts and returns a Loss already divided by them.
+    `counts` reads the targets alone. `forward` gets the batch's total counts and returns a Loss already divided by
+    them.
     `metrics` maps names to factories of fresh metrics; metric names become `split/name`.
     """
 

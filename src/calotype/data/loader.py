@@ -1,8 +1,8 @@
 """The native loader: batches as lists of shards, from any step on, read by PyTorch's DataLoader workers.
 
 Unusual choices. A worker is asked for a whole shard, by a plan that says which samples, so there is no iterator whose
-state would have to be saved. One iterator runs through all epochs, so no worker waits at an epoch's end. Workers live in a
-process session of their own: a signal to the run's process group doesn't take them. Their number changes no bit.
+state would have to be saved. One iterator runs through all epochs, so no worker waits at an epoch's end. Workers live
+in a process session of their own: a signal to the run's process group doesn't take them. Their number changes no bit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -112,7 +113,7 @@ class NativeLoader:
             ) from error
 
 
-def _same(value: Shard) -> Shard:
+def _same(value: Any) -> Any:
     return value
 
 
@@ -129,16 +130,29 @@ def _shard(result: Shard | Failure) -> Shard:
 
 
 def train_loader(
-    source: Source, transforms: Sequence[Transform], settings: DataSettings, *, seed: int, shards: int, pin: bool = False
+    source: Source,
+    transforms: Sequence[Transform],
+    settings: DataSettings,
+    *,
+    seed: int,
+    shards: int,
+    limit: int | None = None,
+    pin: bool = False,
 ) -> NativeLoader:
     """The loader of the train split. Raises DataError for a split smaller than a batch, ConfigError for idle shards."""
     if settings.batch_size < shards:
         raise ConfigError(
-            f"{shards} shards can't share a batch of {settings.batch_size}; raise data.batch_size or lower trainer.shards",
-            key="data.batch_size",
+            f"{shards} shards can't share a batch of {settings.batch_size}; raise data.batch_size or lower
+            trainer.shards", key="data.batch_size",
         )
     order = TrainOrder(
-        len(source), settings.batch_size, shards, seed=seed, shuffle=settings.shuffle, drop_last=settings.drop_last
+        len(source),
+        settings.batch_size,
+        shards,
+        seed=seed,
+        shuffle=settings.shuffle,
+        drop_last=settings.drop_last,
+        limit=limit,
     )
     return NativeLoader(ShardReader(source, transforms, seed=seed), order, settings, pin=pin)
 

@@ -1,8 +1,8 @@
 """Which samples make which batch: a pure function of (seed, step), never the state of an iterator.
 
-Step k belongs to epoch k // steps_per_epoch, whose permutation is keyed by the epoch, and takes the next slice of it. So
-a resume at any step costs one permutation and reads nothing that was skipped. A batch is cut into shards as evenly as
-can be, the first ones larger; in a tail batch smaller than the shards the last ones are absent.
+Step k belongs to epoch k // steps_per_epoch, whose permutation is keyed by the epoch, and takes the next slice of it.
+So a resume at any step costs one permutation and reads nothing that was skipped. A batch is cut into shards as evenly
+as can be, the first ones larger; in a tail batch smaller than the shards the last ones are absent.
 """
 
 from __future__ import annotations
@@ -41,16 +41,25 @@ class Order(Protocol):
 class TrainOrder:
     """Shuffled epochs without replacement.
 
-    `size` samples in batches of `batch_size`, each cut into `shards`. With `drop_last` the samples left over at an epoch's
-    end wait for another epoch's permutation; without it they make a smaller batch. Raises DataError when an epoch would
-    have no step.
+    `size` samples in batches of `batch_size`, each cut into `shards`. With `drop_last` the samples left over at an
+    epoch's end wait for another epoch's permutation; without it they make a smaller batch. `limit` ends epochs after
+    so many batches. Raises DataError when an epoch would have no step.
     """
 
     def __init__(
-        self, size: int, batch_size: int, shards: int = 1, *, seed: int = 0, shuffle: bool = True, drop_last: bool = True
+        self,
+        size: int,
+        batch_size: int,
+        shards: int = 1,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        limit: int | None = None,
     ) -> None:
         self.size, self.batch_size, self.shards, self.seed, self.shuffle = size, batch_size, shards, seed, shuffle
-        self.steps_per_epoch = size // batch_size if drop_last else -(-size // batch_size)
+        whole = size // batch_size if drop_last else -(-size // batch_size)
+        self.steps_per_epoch = whole if limit is None else min(limit, whole)
         if self.steps_per_epoch == 0:
             raise DataError(
                 f"the train split has {size} samples, fewer than one batch of {batch_size}; "
@@ -78,7 +87,9 @@ class TrainOrder:
     def smallest_shard(self) -> int:
         """The fewest samples any shard of an epoch holds."""
         tail = self.size - (self.steps_per_epoch - 1) * self.batch_size
-        return min(len(piece) for piece in np.array_split(np.arange(min(tail, self.batch_size)), self.shards) if len(piece))
+        return min(
+            len(piece) for piece in np.array_split(np.arange(min(tail, self.batch_size)), self.shards) if len(piece)
+        )
 
 
 class EvalOrder:

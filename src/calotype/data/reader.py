@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xxhash
 
+from calotype.digest import Digest
 from calotype.errors import CalotypeError, DataError
 from calotype.keys import key, seed_everything
 from calotype.types import Sample, Shard, Source
@@ -116,21 +116,20 @@ def content_digest(sample: Sample) -> tuple[int, int]:
     A source whose samples are files puts the bytes it read under "content", which is taken out here.
     """
     content = sample.pop("content", None)
-    image = xxhash.xxh3_64(content if content is not None else plain(sample["image"]).numpy())
-    target = xxhash.xxh3_64()
+    image = Digest().add(content if content is not None else plain(sample["image"]).numpy())
+    target = Digest()
     for name in sorted(sample):
         if name != "image":
-            target.update(name)
-            target.update(plain(sample[name]).numpy())
-    return image.intdigest(), target.intdigest()
+            target.add(name).add(plain(sample[name]).numpy())
+    return image.int(), target.int()
 
 
 def fields_digest(fields: dict[str, torch.Tensor | list[torch.Tensor]]) -> bytes:
     """A 128-bit digest of every name, type, shape and byte of a shard's fields."""
-    digest = xxhash.xxh3_128()
+    digest = Digest(128)
     for name in sorted(fields):
         value = fields[name]
         for tensor in value if isinstance(value, list) else [value]:
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}")
-            digest.update(tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy())
-    return digest.digest()
+            digest.add(f"{name}{tensor.dtype}{tuple(tensor.shape)}")
+            digest.add(tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy())
+    return digest.bytes()

@@ -8,23 +8,27 @@
         manifest.json          step, format, tied names, and size and sha256 of each file
       last  best               one line each: the name of a folder
 
-A folder is written under a temporary name, synced and renamed, then the pointers follow, so at every instant `last` names a
-whole checkpoint. Order is by step, never by time. A damaged checkpoint is reported and left alone; the newest sound one
-is used. Deleting moves the pointers first.
+A folder is written under a temporary name, synced and renamed, then the pointers follow, so at every instant `last`
+names a whole checkpoint. Order is by step, never by time. A damaged checkpoint is reported and left alone; the newest
+sound one is used. Deleting moves the pointers first. A signal in the middle of a step's evaluation leaves
+`step-00001200-part`, which is before `step-00001200`: what was still to be done at that step is done at resume.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calotype.engine.codec import decode, encode
 from calotype.errors import CheckpointError, RunFolderError
@@ -54,9 +58,17 @@ class Checkpoint:
         return dict(decode(state, read_tensors(self.folder / TENSORS)))
 
 
-def name_of(step: int) -> str:
-    """The folder name of a checkpoint with `step` steps done."""
-    return f"step-{step:08d}"
+def name_of(step: int, *, part: bool = False) -> str:
+    """The folder name of a checkpoint with `step` steps done; `part`: without what is due at that step."""
+    return f"step-{step:08d}-part" if part else f"step-{step:08d}"
+
+
+_NAME = re.compile(r"step-(\d+)(-part)?")
+
+
+def _order(name: str) -> tuple[int, bool]:
+    match = _NAME.fullmatch(name)
+    return (int(match[1]), match[2] is None) if match else (-1, False)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -87,6 +99,20 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return bytes(safetensors.torch.save(plain, {"format": "pt"}))
 
 
+def contents(step: int, network: Mapping[str, Tensor], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of a checkpoint, in the order of writing. Raises CheckpointError for a state that can't be written."""
+    tensors: dict[str, Tensor] = {}
+    state = encode(dict(training), tensors)
+    model, aliases = untied(network)
+    manifest = {"format": FORMAT, "step": step, "aliases": aliases}
+    return {
+        MODEL: to_bytes(model),
+        TENSORS: to_bytes(tensors),
+        STATE: json.dumps(state, allow_nan=False).encode(),
+        MANIFEST: lambda digests: json.dumps(manifest | {"sha256": dict(digests)}, indent=2).encode(),
+    }
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 
@@ -104,39 +130,48 @@ class Checkpoints:
         for path in self.folder.glob(".trash-*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def save(self, step: int, network: nn.Module, training: Mapping[str, Any], scores: Mapping[int, float]) -> Path:
+    def save(
+        self,
+        step: int,
+        network: Mapping[str, Tensor],
+        training: Mapping[str, Any],
+        scores: Mapping[int, float],
+        *,
+        part: bool = False,
+    ) -> Path:
         """Write the checkpoint of `step`, move the pointers, delete what is not kept any more.
 
         `scores` are the monitor's values by step, this one's included. Raises RunFolderError when the disk won't take
         it (what was there stays), CheckpointError for a state of a type that can't be written.
         """
-        folder = self.folder / name_of(step)
-        tensors: dict[str, Tensor] = {}
-        state = encode(dict(training), tensors)
-        model, aliases = untied(network.state_dict())
-        manifest = {"format": FORMAT, "step": step, "aliases": aliases}
+        folder = self.folder / name_of(step, part=part)
+        files = contents(step, network, training)
         try:
+            self._set_aside(folder)
+            fault("before_write")
             if not folder.exists():
-                fault("before_write")
-                files = {
-                    MODEL: to_bytes(model),
-                    TENSORS: to_bytes(tensors),
-                    STATE: json.dumps(state, allow_nan=False).encode(),
-                    MANIFEST: lambda digests: json.dumps(manifest | {"sha256": dict(digests)}, indent=2).encode(),
-                }
                 write_folder(folder, files)
-            self._point(step, scores)
+            self._point(folder.name, scores)
         except OSError as error:
             raise RunFolderError(
                 f"{folder} could not be written to the disk: {error}; the checkpoint before it is intact. "
                 "Free space or change paths.runs, then continue with --resume"
             ) from error
-        self._prune(step, scores)
+        self._prune(folder.name, scores)
         return folder
 
-    def _point(self, step: int, scores: Mapping[int, float]) -> None:
+    def _set_aside(self, folder: Path) -> None:
+        """A damaged folder at this place is kept under another name; a sound one already holds the same bits."""
+        if not folder.exists():
+            return
+        try:
+            open_checkpoint(folder)
+        except CheckpointError:
+            folder.rename(folder.with_name(f"damaged-{folder.name}-{uuid.uuid4().hex[:8]}"))
+
+    def _point(self, name: str, scores: Mapping[int, float]) -> None:
         fault("before_pointer")
-        replace_file(self.folder / "last", name_of(step) + "\n")
+        replace_file(self.folder / "last", name + "\n")
         fault("after_pointer")
         best = self.best_steps(scores)
         if best:
@@ -144,48 +179,65 @@ class Checkpoints:
 
     def best_steps(self, scores: Mapping[int, float]) -> list[int]:
         """The steps of the best checkpoints there are, best first; ties go to the later."""
-        there = set(self.steps())
-        ranked = sorted(((self.sign * score, step) for step, score in scores.items() if step in there), reverse=True)
-        return [step for _, step in ranked[: self.keep_best]]
+        there = set(self.names())
+        return [step for step in self._ranked(scores) if name_of(step) in there][: self.keep_best]
 
-    def steps(self) -> list[int]:
-        """The steps of all checkpoint folders, ascending, sound or not."""
-        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
+    def improves(self, step: int, scores: Mapping[int, float]) -> bool:
+        """Whether `step` is among the best so far, by the scores alone: what is on disk is no part of the record."""
+        return step in self._ranked(scores)[: self.keep_best]
 
-    def _prune(self, step: int, scores: Mapping[int, float]) -> None:
-        kept = {*self.steps()[-self.keep_last :], *self.best_steps(scores), step}
-        for old in self.steps():
-            if old not in kept and old < step:
+    def _ranked(self, scores: Mapping[int, float]) -> list[int]:
+        """Steps by score, best first; ties go to the later, a score that is not a number is left out."""
+        numbers = {step: score for step, score in scores.items() if not math.isnan(score)}
+        return sorted(numbers, key=lambda step: (self.sign * numbers[step], step), reverse=True)
+
+    def has_best(self) -> bool:
+        """Whether a best checkpoint is pointed to."""
+        return (self.folder / "best").is_file()
+
+    def names(self) -> list[str]:
+        """All checkpoint folders in the order of their steps, sound or not."""
+        return sorted((path.name for path in self.folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_order)
+
+    def _prune(self, name: str, scores: Mapping[int, float]) -> None:
+        kept = {*self.names()[-self.keep_last :], *map(name_of, self.best_steps(scores)), name}
+        for old in self.names():
+            if old not in kept and _order(old) < _order(name):
                 fault("before_delete")
-                trash = self.folder / f".trash-{name_of(old)}"
-                (self.folder / name_of(old)).rename(trash)
+                trash = self.folder / f".trash-{old}"
+                (self.folder / old).rename(trash)
                 sync_folder(self.folder)
                 shutil.rmtree(trash, ignore_errors=True)
 
-    def newest(self, damaged: list[str], *, strict: bool = False) -> Checkpoint | None:
-        """The sound checkpoint with the most steps; what is wrong with newer ones is appended to `damaged`.
+    def newest(
+        self, accept: Callable[[Checkpoint], None], *, strict: bool = False
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """The sound checkpoint with the most steps, and what is wrong with newer ones.
 
-        With `strict` a damaged newest one raises CheckpointError instead.
+        `accept` raises CheckpointError for one that is sound but doesn't fit the rest of the run. With `strict` the
+        first fault is raised instead.
         """
-        for checkpoint in self._newest_first(damaged, strict=strict):
-            return checkpoint
-        return None
-
-    def _newest_first(self, damaged: list[str], *, strict: bool) -> Iterator[Checkpoint]:
-        for step in reversed(self.steps()):
+        faults: list[str] = []
+        for name in reversed(self.names()):
             try:
-                yield open_checkpoint(self.folder / name_of(step))
+                checkpoint = open_checkpoint(self.folder / name)
+                accept(checkpoint)
             except CheckpointError as error:
                 if strict:
                     raise
-                damaged.append(str(error))
+                faults.append(str(error))
+            else:
+                return checkpoint, faults
+        return None, faults
 
     def named(self, name: str) -> Checkpoint:
         """The checkpoint `last`, `best` or a folder's name stands for. Raises CheckpointError."""
         pointer = self.folder / name
         if name in {"last", "best"}:
             if not pointer.is_file():
-                raise CheckpointError(f"{self.folder} has no {name} checkpoint; it has {self.steps() or 'none'}")
+                raise CheckpointError(
+                    f"{self.folder} has no {name} checkpoint; it has {', '.join(self.names()) or 'none'}"
+                )
             name = pointer.read_text().strip()
         return open_checkpoint(self.folder / Path(name).name)
 

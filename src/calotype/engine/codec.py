@@ -1,8 +1,8 @@
 """Training state as JSON and tensors, and back to the same bits: no pickle, and nothing that runs when it is read.
 
-JSON has no tuples, infinities, dtypes or integer keys, so those are tagged. A tensor that is not laid out row by row keeps
-its strides: momentum of a channels_last weight that came back contiguous would be the same numbers added in another
-order. Any other type is refused by name, before the first step, where it can still be mended.
+JSON has no tuples, infinities, dtypes or integer keys, so those are tagged. A tensor that is not laid out row by row
+keeps its strides: momentum of a channels_last weight that came back contiguous would be the same numbers added in
+another order. Any other type is refused by name, before the first step, where it can still be mended.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,11 +36,11 @@ def encode(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
         return [encode(item, tensors, f"{path}.{index}") for index, item in enumerate(value)]
     for tag, kind in _SEQUENCES.items():
         if type(value) is kind:
-            items = sorted(value) if isinstance(value, set | frozenset) else value
-            return {f"${tag}": encode(list(items), tensors, path)}
-    for tag, kind in _MAPPINGS.items():
-        if type(value) is kind:
-            return _encode_mapping(tag, value, tensors, path)
+            items: list[Any] = sorted(value) if isinstance(value, set | frozenset) else list(value)
+            return {f"${tag}": encode(items, tensors, path)}
+    for tag, mapping in _MAPPINGS.items():
+        if type(value) is mapping:
+            return _encode_mapping(tag, cast(Mapping[Any, Any], value), tensors, path)
     raise CheckpointError(
         f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint can't hold; "
         "its state_dict should give tensors, numbers, strings, lists, tuples and dicts"

@@ -1,13 +1,14 @@
 """Precision of a step: 32, bf16-mixed or 16-mixed, and the two things that keep it sound.
 
-The loss scaler of 16-mixed is torch.amp.GradScaler's rule (Micikevicius et al., 2018: halve on overflow, double after 2000
-clean steps) as device arithmetic without a synchronisation. The guard latches at the first step whose loss or gradient
-norm is not finite; the latch goes to the optimizer as `found_inf`, so nothing is updated after it, and the host reads it
-only at log points. Scales are powers of two: scaling and unscaling change no bit.
+The loss scaler of 16-mixed is torch.amp.GradScaler's rule (Micikevicius et al., 2018: halve on overflow, double after
+2000 clean steps) as device arithmetic without a synchronisation. The guard latches at the first step whose loss or
+gradient norm is not finite; the latch goes to the optimizer as `found_inf`, so nothing is updated after it, and the
+host reads it only at log points. Scales are powers of two: scaling and unscaling change no bit.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +20,7 @@ from calotype.errors import ConfigError
 
 GROWTH_INTERVAL = 2000
 SMALLEST_SCALE = 2.0**-16
+"""A scale this low tells that overflow is no accident any more."""
 
 
 class Precision:
@@ -59,10 +61,6 @@ class Precision:
         self.scale.mul_(torch.where(overflowed, 0.5, torch.where(grow, 2.0, 1.0)))
         self.clean_steps.copy_(torch.where(grow, 0, clean))
 
-    def exhausted(self) -> Tensor | None:
-        """Whether the scale has fallen so low that overflow is no accident any more."""
-        return None if self.scale is None else self.scale < SMALLEST_SCALE
-
     def state_dict(self) -> dict[str, Tensor]:
         """Scale and count of clean steps; empty without a scaler."""
         return {} if self.scale is None else {"scale": self.scale, "clean_steps": self.clean_steps}
@@ -81,17 +79,24 @@ class Guard:
         self.latched = latched
         self.bad = torch.zeros((), device=device)
         self.overflow = torch.zeros((), device=device)
+        self.scaled = False
 
     def check(self, loss: Tensor, norm: Tensor, precision: Precision) -> Tensor:
         """Look at a step before its update and return found_inf: 1.0 where nothing may be updated."""
+        self.scaled = precision.scale is not None
         if precision.scale is None:
             bad = torch.isfinite(norm + loss).logical_not_().to(self.bad.dtype)
             self.bad = torch.maximum(self.bad, bad) if self.latched else bad
             return self.bad
         self.overflow = torch.isfinite(norm).logical_not_().to(self.bad.dtype)
-        bad = (torch.isfinite(loss).logical_not_() | precision.exhausted()).to(self.bad.dtype)
+        exhausted = precision.scale < SMALLEST_SCALE
+        bad = (torch.isfinite(loss).logical_not_() | exhausted).to(self.bad.dtype)
         self.bad = torch.maximum(self.bad, bad) if self.latched else bad
         return torch.maximum(self.bad, self.overflow)
+
+    def explained_by(self, loss: float, norm: float) -> bool:
+        """Whether a step with this loss and norm trips the guard; under a scaler an overflowing norm does not."""
+        return not math.isfinite(loss) or not (self.scaled or math.isfinite(norm))
 
     def tripped(self) -> bool:
         """Whether a step was bad. Waits for the device."""
@@ -111,3 +116,19 @@ def guarded_step(optimizer: Optimizer, found_inf: Tensor) -> None:
         optimizer.step()
     elif not bool(found_inf):
         optimizer.step()
+    else:
+        # Schedules go by steps, not by updates; without this torch would warn of a schedule that runs ahead.
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def gradient_norm(gradients: list[Tensor]) -> Tensor:
+    """The 2-norm of all gradients together, a scalar on their device."""
+    if not gradients:
+        return torch.zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
+
+
+def clip(gradients: list[Tensor], norm: Tensor, largest: float) -> None:
+    """Scale the gradients in place so that their norm is at most `largest`, as torch.nn.utils.clip_grad_norm_ does."""
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))

@@ -1,16 +1,17 @@
 """Adds what the shards of a batch computed as one balanced binary tree in shard order.
 
 Floating-point addition is not associative, so a sum is only a function of its terms when the order is fixed. Here it is
-fixed by the shard count alone; who computes which shard is not part of it. A leaf is a list of tensors: gradients, float
-buffers weighted by their shard's items, the loss and its terms.
+fixed by the shard count alone; who computes which shard is not part of it. A leaf is a list of tensors: gradients,
+float buffers weighted by their shard's items, the loss and its terms.
 
-Buffers: each shard starts from the step's buffers. Float buffers end at start + sum((shard's - start) * items) / items of
-the batch, so one that no shard changed keeps its bits. Integer and boolean buffers must agree between the shards.
+Buffers: each shard starts from the step's buffers. Float buffers end at start + sum((shard's - start) * items) /
+items of the batch, so one that no shard changed keeps its bits. Integer and boolean buffers must agree between the
+shards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -52,12 +53,19 @@ class Tree:
         return total
 
 
-def running_sum(leaves: Iterable[Leaf]) -> Leaf:
+class RunningSum:
     """The same leaves added one after another: the order of plain gradient accumulation (`trainer.reduce: fast`)."""
-    total: Leaf | None = None
-    for leaf in leaves:
-        total = leaf if total is None else add(total, leaf)
-    return total or []
+
+    def __init__(self) -> None:
+        self._total: Leaf | None = None
+
+    def push(self, leaf: Leaf) -> None:
+        """Add the next leaf."""
+        self._total = leaf if self._total is None else add(self._total, leaf)
+
+    def result(self) -> Leaf:
+        """The sum."""
+        return self._total or []
 
 
 class Buffers:

@@ -1,0 +1,208 @@
+"""What a run tells the world: journal, clock and trackers.
+
+Losses and norms stay on the device until a log point, where one read brings them all and the guard is looked at; the
+journal gets every step, the clock and the trackers one line for the window. The journal holds functions of the record
+alone, numbers as exact hex; times go to the clock. A tracker that fails is reported once and left out from then on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from calotype.digest import Digest
+from calotype.engine.precision import Guard
+from calotype.errors import NonFiniteError
+from calotype.types import Shard, StepRecord, Tracker
+
+if TYPE_CHECKING:
+    from calotype.types import IntArray
+
+
+class Log(Protocol):
+    """A file of JSON lines. `mark` gives its length and digest so far, after syncing it."""
+
+    def write(self, line: Mapping[str, Any]) -> None: ...
+    def mark(self) -> dict[str, Any]: ...
+
+
+@dataclass(slots=True)
+class PendingStep:
+    """A step whose numbers are still on the device: scalars `loss` and `norm`, terms as (sum, count) by name."""
+
+    step: int
+    epoch: int
+    ids: list[IntArray]
+    digests: list[bytes]
+    loss: Tensor
+    norm: Tensor
+    lr: tuple[float, ...]
+    terms: dict[str, tuple[Tensor, float]]
+
+
+class Mirrors:
+    """Calls every tracker; one that raises is reported and dropped, the run goes on."""
+
+    def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], None]) -> None:
+        self.trackers, self.warn = list(trackers), warn
+
+    def call(self, method: str, *args: Any) -> None:
+        """Call `method` of each tracker."""
+        for tracker in list(self.trackers):
+            try:
+                getattr(tracker, method)(*args)
+            except Exception as error:  # noqa: BLE001 - a mirror must not stop a run, whatever it raises
+                self.trackers.remove(tracker)
+                self.warn(
+                    f"tracker {type(tracker).__name__} failed in {method} and is left out from here on: {error!r}; "
+                    "the local files are complete"
+                )
+
+
+@dataclass(slots=True)
+class Window:
+    """Times between two log points."""
+
+    start: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    images: int = 0
+
+
+class Observer:
+    """Collects steps and writes them at log points."""
+
+    def __init__(
+        self,
+        journal: Log,
+        clock: Log,
+        mirrors: Mirrors,
+        *,
+        on_shard: Callable[[str, Shard], None] | None = None,
+        on_saved: Callable[[], None] | None = None,
+    ) -> None:
+        self.journal, self.clock, self.mirrors = journal, clock, mirrors
+        self.on_shard, self.on_saved = on_shard, on_saved
+        self.window = Window()
+        self._pending: list[PendingStep] = []
+
+    def step(self, pending: PendingStep, waited: float) -> None:
+        """Take a step that was just computed; `waited` seconds of it were spent waiting for data."""
+        self._pending.append(pending)
+        self.window.waited += waited
+        self.window.images += sum(map(len, pending.ids))
+
+    def flush(self, guard: Guard) -> None:
+        """Read the pending steps from the device and write them.
+
+        If the guard has tripped, the steps up to the bad one are written and NonFiniteError names it and its samples.
+        """
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        losses, norms = _read([item.loss for item in pending]), _read([item.norm for item in pending])
+        tripped = guard.latched and guard.tripped()
+        records = []
+        for item, loss, norm in zip(pending, losses, norms, strict=True):
+            records.append(_record(item, loss, norm))
+            self.journal.write(_line(records[-1]))
+            if tripped and (guard.explained_by(loss, norm) or item is pending[-1]):
+                raise NonFiniteError(_message(item, loss, norm))
+        self._report(pending, records)
+
+    def _report(self, pending: Sequence[PendingStep], records: Sequence[StepRecord]) -> None:
+        last, window, now = records[-1], self.window, time.perf_counter()
+        elapsed = max(now - window.start, 1e-9)
+        scalars = {"train/loss": sum(record.loss for record in records) / len(records), "train/norm": last.norm}
+        scalars |= _term_means(pending)
+        scalars |= {f"lr/{group}": lr for group, lr in enumerate(last.lr)}
+        times = {"time/images_per_s": window.images / elapsed, "time/data_wait": window.waited / elapsed}
+        self.window = Window(now)
+        self.clock.write({"step": last.step + 1, "time": time.time(), "seconds": elapsed, **times})
+        self.mirrors.call("log", last.step + 1, scalars | times)
+
+    def restart_clock(self) -> None:
+        """Begin a new window: what happened since the last log point was no training."""
+        self.window = Window()
+
+    def event(self, kind: str, step: int, **values: Any) -> None:
+        """Write an event that is a function of the record to the journal; floats become hex."""
+        self.journal.write({"event": kind, "step": step, **_hexed(values)})
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Give scalars to the trackers."""
+        self.mirrors.call("log", step, dict(values))
+
+    def see(self, split: str, shard: Shard) -> None:
+        """Pass a shard as the loader made it to whoever compares the data with the record."""
+        if self.on_shard is not None:
+            self.on_shard(split, shard)
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint is on disk."""
+        if self.on_saved is not None:
+            self.on_saved()
+        self.mirrors.call("artifact", path)
+
+
+def ids_digest(shards: Sequence[IntArray]) -> str:
+    """Digest of a batch's sample ids in order, and of where its shards end."""
+    digest = Digest()
+    for ids in shards:
+        digest.add(len(ids).to_bytes(8, "big")).add(ids)
+    return digest.hex()
+
+
+def _read(values: Sequence[Tensor]) -> list[float]:
+    return list(torch.stack([value.float() for value in values]).tolist())
+
+
+def _record(item: PendingStep, loss: float, norm: float) -> StepRecord:
+    digest = Digest().add(b"".join(item.digests)).hex()
+    return StepRecord(item.step, item.epoch, ids_digest(item.ids), digest, loss, norm, item.lr)
+
+
+def _line(record: StepRecord) -> dict[str, Any]:
+    return {
+        "step": record.step,
+        "epoch": record.epoch,
+        "ids": record.ids,
+        "input": record.digest,
+        "loss": record.loss.hex(),
+        "norm": record.norm.hex(),
+        "lr": [lr.hex() for lr in record.lr],
+    }
+
+
+def _message(item: PendingStep, loss: float, norm: float) -> str:
+    ids = [int(number) for shard in item.ids for number in shard]
+    shown = ", ".join(map(str, ids[:64])) + (", ..." if len(ids) > 64 else "")
+    return (
+        f"step {item.step} (epoch {item.epoch}) has loss {loss} and gradient norm {norm}; nothing was updated by it or "
+        f"after it. Samples: {shown}. Lower the learning rate, set trainer.gradient_clip_val, or leave such steps out "
+        "with trainer.on_nonfinite=skip"
+    )
+
+
+def _term_means(pending: Sequence[PendingStep]) -> dict[str, float]:
+    names = pending[-1].terms
+    if len(names) < 2:
+        return {}
+    sums = {name: sum(_read([item.terms[name][0] for item in pending if name in item.terms])) for name in names}
+    counts = {name: sum(item.terms[name][1] for item in pending if name in item.terms) for name in names}
+    return {f"train/{name}": sums[name] / counts[name] for name in names if counts[name]}
+
+
+def _hexed(value: Any) -> Any:
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {name: _hexed(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hexed(item) for item in value]
+    return value

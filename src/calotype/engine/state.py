@@ -1,0 +1,72 @@
+"""The training state: everything of a run that a checkpoint must hold besides the network's weights, and its
+digests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calotype.digest import Digest
+from calotype.engine.codec import encode
+from calotype.errors import CheckpointError
+
+
+def rest_of_task(task: nn.Module) -> dict[str, Tensor]:
+    """What the task holds beside its network: learned parameters of a loss, say."""
+    return {name: value for name, value in task.state_dict().items() if not name.startswith("network.")}
+
+
+@torch.no_grad()
+def load_exact(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Copy `state` into the module's own tensors, which keep memory and strides. Raises CheckpointError on any
+    misfit.
+    """
+    own = module.state_dict(keep_vars=True)
+    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        raise CheckpointError(
+            f"{what} doesn't fit this config: {', '.join(wrong[:8])} missing, unknown or of another shape"
+        )
+    for name, tensor in own.items():
+        tensor.copy_(state[name])
+
+
+@contextmanager
+def borrowed(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the context the module has the weights `state`; afterwards its own, to the last bit."""
+    own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    load_exact(module, state, "the checkpoint")
+    try:
+        yield
+    finally:
+        load_exact(module, own, "the module")
+
+
+def check_state(state: Mapping[str, Any], needed: set[str]) -> None:
+    """Raises CheckpointError naming the parts of the training state that are missing or that nothing here takes."""
+    missing, unknown = sorted(needed - set(state)), sorted(set(state) - needed)
+    if missing or unknown:
+        raise CheckpointError(
+            f"the training state doesn't fit this config: missing {', '.join(missing) or 'nothing'}, "
+            f"not asked for {', '.join(unknown) or 'nothing'}"
+        )
+
+
+def digests(network: Mapping[str, Tensor], training: Mapping[str, Any]) -> dict[str, str]:
+    """A 64-bit digest, hex, of each tensor of the network and the training state, and of all that is no tensor."""
+    tensors: dict[str, Tensor] = {}
+    rest = encode(dict(training), tensors, "training")
+    named = {f"network.{name}": tensor for name, tensor in network.items()} | tensors
+    result = {name: _digest(tensor) for name, tensor in named.items()}
+    return result | {"training": Digest().add(json.dumps(rest, sort_keys=True, allow_nan=False)).hex()}
+
+
+def _digest(tensor: Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return Digest().add(plain.numpy()).hex()

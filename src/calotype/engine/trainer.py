@@ -1,0 +1,351 @@
+"""The training loop.
+
+A step is a function of (state, step number): every draw in it is keyed, so nothing random is saved and a resume
+starts at any step. A batch comes as a list of shards, which run one after another and are added as one balanced tree;
+that is gradient accumulation here, and the same arithmetic on several processes.
+
+What is due after a step (evaluation, schedules by epoch, checkpoint, end) is done in `_finish_step`, which a resume
+from a checkpoint taken in the middle of it repeats.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from calotype.engine.averaging import EMA
+from calotype.engine.checkpoint import Checkpoint, Checkpoints
+from calotype.engine.evaluate import Evaluation, evaluate
+from calotype.engine.observe import Observer, PendingStep
+from calotype.engine.plan import Plan
+from calotype.engine.precision import Guard, Precision, clip, gradient_norm, guarded_step
+from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
+from calotype.engine.schedule import AnyScheduler, EarlyStop, Warmup
+from calotype.engine.state import borrowed, check_state, digests, load_exact, rest_of_task
+from calotype.errors import ConfigError, Interrupted, RunFolderError
+from calotype.faults import fault
+from calotype.keys import key, seed_torch
+from calotype.types import Batch, Counts, Loader, Shard
+
+
+@dataclass(slots=True)
+class Parts:
+    """The objects a run is made of. `task` satisfies types.Task and is an nn.Module on its device."""
+
+    task: Any
+    optimizer: Optimizer
+    train: Loader
+    val: Loader | None = None
+    test: Loader | None = None
+    scheduler: AnyScheduler | None = None
+    batch_transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()
+    ema: EMA | None = None
+    early_stop: EarlyStop | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the loop computes: what is left of the settings once they are resolved."""
+
+    seed: int
+    device: torch.device
+    precision: int | str = 32
+    shards: int = 1
+    exact: bool = True
+    channels_last: bool = False
+    clip: float | None = None
+    skip_nonfinite: bool = False
+    schedule_by_step: bool = True
+    warmup_steps: int = 0
+    monitor: str = "val/loss"
+    test: str | None = None
+    warn_on_disk: bool = True
+
+
+@dataclass(slots=True)
+class LoopState:
+    """Where the loop is: steps done, the monitor's values by step, why it ended."""
+
+    step: int = 0
+    scores: dict[int, float] = field(default_factory=dict)
+    ended: str | None = None
+
+
+class Trainer:
+    """Runs a plan. `stop` is asked after each step for the name of a signal that wants the run to stop."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        options: Options,
+        plan: Plan,
+        observer: Observer,
+        checkpoints: Checkpoints,
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.parts, self.options, self.plan, self.observer, self.checkpoints = (
+            parts,
+            options,
+            plan,
+            observer,
+            checkpoints,
+        )
+        self.stop_signal = stop
+        self.task: Any = parts.task
+        self.state = LoopState()
+        self.precision = Precision(options.precision, options.device)
+        self.guard = Guard(options.device, latched=not options.skip_nonfinite)
+        self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
+        keeps_buffers = options.shards > 1 or options.skip_nonfinite
+        self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
+        self.warmup = Warmup(options.warmup_steps)
+        self.started, self.elapsed = time.monotonic(), 0.0
+        self.results: dict[str, Any] = {}
+
+    # --- the loop
+
+    def fit(self, resume: Checkpoint | None = None) -> LoopState:
+        """Train to the end of the plan, from step 0 or from `resume`. Raises Interrupted with the state saved."""
+        self.task.train()
+        part = self._restore(resume) if resume else self._begin()
+        if part:
+            self._finish_step()
+        waiting = time.perf_counter()
+        batches = self.parts.train.steps(self.state.step, self.plan.total)
+        while self.state.ended is None:
+            batch = next(batches)
+            begun = time.perf_counter()
+            pending = self.step(batch)
+            self.state.step += 1
+            self.observer.step(pending, begun - waiting)
+            fault("after_step")
+            self._finish_step()
+            waiting = time.perf_counter()
+        return self.state
+
+    def step(self, batch: Batch) -> PendingStep:
+        """One optimizer update from one batch."""
+        step, term_counts = self.state.step, dict[str, float]()
+        counts = self._counts(batch)
+        if self.buffers:
+            self.buffers.begin()
+        tree = Tree() if self.options.exact else RunningSum()
+        for index, shard in enumerate(batch):
+            tree.push(self._backward(index, shard, counts, term_counts))
+        loss, sums = self._take(tree.result(), sum(map(len, batch)))
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.precision.unscale(gradients)
+        norm = gradient_norm(gradients)
+        if self.options.clip is not None:
+            clip(gradients, norm, self.options.clip)
+        found_inf = self.guard.check(loss, norm, self.precision)
+        lr = self._update(step, found_inf)
+        terms = {name: (total, count) for (name, count), total in zip(term_counts.items(), sums, strict=True)}
+        ids, inputs = [shard.ids for shard in batch], [shard.digest for shard in batch]
+        return PendingStep(step, self.plan.epoch(step), ids, inputs, loss, norm, lr, terms)
+
+    def _counts(self, batch: Batch) -> dict[str, float]:
+        """The whole batch's counts, from the targets alone, before the first backward."""
+        total: dict[str, float] = {}
+        for shard in batch:
+            self.observer.see("train", shard)
+            for name, count in self.task.counts(shard).items():
+                total[name] = total.get(name, 0.0) + count
+        return total
+
+    def _backward(self, index: int, shard: Shard, counts: Counts, term_counts: dict[str, float]) -> Leaf:
+        """A shard's leaf of the tree: gradients, changes of the buffers, loss, sums of the loss's terms."""
+        shard = self._mixed(self._placed(shard), index)
+        if self.buffers and index:
+            self.buffers.restore()
+        seed_torch(key(self.options.seed, "model", self.state.step, index), self.options.device)
+        with self.precision.autocast():
+            loss = self.task(shard, counts)
+        torch.autograd.backward(self.precision.scaled(loss.value))
+        fault("in_backward")
+        gradients: Leaf = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        for name, term in loss.terms.items():
+            term_counts[name] = term_counts.get(name, 0.0) + term.count
+        changes = self.buffers.leaf(len(shard)) if self.buffers else []
+        return [*gradients, *changes, loss.value.detach(), *(term.sum for term in loss.terms.values())]
+
+    def _take(self, leaf: Leaf, items: int) -> tuple[Tensor, list[Any]]:
+        """Put the batch's gradients and buffers in place; the loss and the sums of its terms."""
+        first, last = len(self.parameters), len(self.parameters)
+        for p, gradient in zip(self.parameters, leaf, strict=False):
+            p.grad = gradient
+        if self.buffers:
+            last += len(self.buffers.means)
+            self.buffers.finish(leaf[first:last], items)
+        loss, *sums = leaf[last:]
+        return cast(Tensor, loss), sums
+
+    def _update(self, step: int, found_inf: Tensor) -> tuple[float, ...]:
+        """Optimizer, scaler, schedule, average; the learning rates that were used."""
+        parts = self.parts
+        seed_torch(key(self.options.seed, "optimizer", step), self.options.device)
+        with self.warmup.apply(parts.optimizer, step) as lr:
+            guarded_step(parts.optimizer, found_inf)
+        self.precision.update(self.guard.overflow)
+        if parts.scheduler is not None and self.options.schedule_by_step:
+            parts.scheduler.step()
+        if self.options.skip_nonfinite and self.guard.tripped():
+            cast(Buffers, self.buffers).restore()
+        elif parts.ema is not None:
+            parts.ema.update(step)
+        return lr
+
+    def _placed(self, shard: Shard) -> Shard:
+        memory_format = torch.channels_last if self.options.channels_last else None
+        if memory_format is None and self.options.device.type == "cpu":
+            return shard
+        return shard.to(self.options.device, memory_format)
+
+    def _mixed(self, shard: Shard, index: int) -> Shard:
+        if not self.parts.batch_transforms:
+            return shard
+        seed_torch(key(self.options.seed, "batch", self.state.step, index), self.options.device)
+        fields: Any = dict(shard.fields)
+        for transform in self.parts.batch_transforms:
+            fields = transform(fields)
+        return Shard(shard.ids, fields, shard.digest, shard.contents)
+
+    # --- what is due after a step
+
+    def _finish_step(self) -> None:
+        step, plan = self.state.step, self.plan
+        ended = "steps" if plan.ends(step) else "time" if self._out_of_time() else None
+        due = plan.validates(step) or plan.checkpoints(step) or ended is not None
+        signal = self.stop_signal()
+        if due or signal or plan.logs(step):
+            self.observer.flush(self.guard)
+        if signal:
+            self._interrupt(signal)
+        if self.parts.val is not None and (plan.validates(step) or ended):
+            ended = self._validate() or ended
+        if plan.ends_epoch(step) and not self._steps_on_monitor() and not self.options.schedule_by_step:
+            cast(LRScheduler, self.parts.scheduler).step()
+        self.state.ended = ended
+        if ended:
+            self.observer.event("end", step, reason=ended)
+        if plan.checkpoints(step) or ended or self.checkpoints.improves(step, self.state.scores):
+            self._checkpoint(final=ended is not None)
+        if due:
+            self.observer.restart_clock()
+
+    def _out_of_time(self) -> bool:
+        limit = self.plan.max_seconds
+        return limit is not None and self.elapsed + time.monotonic() - self.started > limit
+
+    def _validate(self) -> str | None:
+        """Measure the validation split; "patience" when early stopping ends the run."""
+        step, parts = self.state.step, self.parts
+        measured = self._evaluate(cast(Loader, parts.val), "val")
+        score = measured.scalars().get(self.options.monitor)
+        if score is None:
+            raise ConfigError(
+                f"{self.options.monitor!r} is not measured; there is {', '.join(measured.scalars())}",
+                key="module.monitor",
+            )
+        self.state.scores[step] = score
+        if self._steps_on_monitor():
+            cast(ReduceLROnPlateau, parts.scheduler).step(score)
+        return "patience" if parts.early_stop is not None and parts.early_stop(score) else None
+
+    def _steps_on_monitor(self) -> bool:
+        return self.parts.scheduler is None or isinstance(self.parts.scheduler, ReduceLROnPlateau)
+
+    def _evaluate(self, loader: Loader, split: str) -> Evaluation:
+        def place(shard: Shard) -> Shard:
+            self.observer.see(split, shard)
+            return self._placed(shard)
+
+        with self.parts.ema.swapped() if self.parts.ema and split == "val" else nullcontext():
+            measured = evaluate(self.task, loader, split, self.precision, place, stop=lambda: bool(self.stop_signal()))
+        if measured is None:
+            self._interrupt(str(self.stop_signal()))
+        measured = cast(Evaluation, measured)
+        values = {"split": split, "count": measured.count, "ids": measured.ids, "metrics": dict(measured.metrics)}
+        self.observer.event("evaluation", self.state.step, **values)
+        self.observer.scalars(self.state.step, measured.scalars())
+        self.results |= measured.scalars()
+        return measured
+
+    def test(self) -> None:
+        """Measure the test split with the weights that `options.test` names, where there are both."""
+        if self.parts.test is None or self.options.test is None:
+            return
+        which = self.options.test if self.options.test == "last" or self.checkpoints.has_best() else "last"
+        with borrowed(self.task.network, self.checkpoints.named(which).model()):
+            self._evaluate(self.parts.test, "test")
+
+    # --- checkpoints
+
+    def _checkpoint(self, *, final: bool) -> None:
+        self.observer.event("digests", self.state.step, tensors=digests(self.network_state(), self.training_state()))
+        try:
+            self._save()
+        except RunFolderError as error:
+            if final or not self.options.warn_on_disk:
+                raise
+            self.observer.mirrors.warn(f"{error.message}; training goes on and tries again at the next checkpoint")
+
+    def _save(self, *, part: bool = False) -> None:
+        training = self.training_state() | {"part": part, "journal": self.observer.journal.mark()}
+        path = self.checkpoints.save(self.state.step, self.network_state(), training, self.state.scores, part=part)
+        self.observer.saved(path)
+
+    def _interrupt(self, signal: str) -> None:
+        """Save the state as it is before what is due at this step, and leave."""
+        self._save(part=True)
+        raise Interrupted(f"stopped by {signal} after step {self.state.step - 1}; `--resume` continues from there")
+
+    def network_state(self) -> Mapping[str, Tensor]:
+        """The weights that count: the average where one is kept."""
+        return self.parts.ema.state_dict() if self.parts.ema else self.task.network.state_dict()
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything else, in the order in which `_restore` puts it back."""
+        parts = self.parts
+        state: dict[str, Any] = {"task": rest_of_task(self.task), "optimizer": parts.optimizer.state_dict()}
+        if parts.ema:
+            state["raw"] = self.task.network.state_dict()
+        if parts.scheduler is not None:
+            state["scheduler"] = parts.scheduler.state_dict()
+        if parts.early_stop:
+            state["early_stop"] = parts.early_stop.state_dict()
+        state["precision"] = self.precision.state_dict()
+        state["loop"] = {"step": self.state.step, "scores": dict(self.state.scores), "ended": self.state.ended}
+        return state
+
+    def _begin(self) -> bool:
+        """The digests of the initial state; a state that no checkpoint could hold is refused here."""
+        self.observer.event("digests", 0, tensors=digests(self.network_state(), self.training_state()))
+        return False
+
+    def _restore(self, checkpoint: Checkpoint) -> bool:
+        """Put a checkpoint's state back; whether what is due at its step is still to be done."""
+        model, state, parts = checkpoint.model(), checkpoint.training(), self.parts
+        check_state(state, {*self.training_state(), "part", "journal"})
+        load_exact(self.task.network, state["raw"] if parts.ema else model, "the network")  # 1. weights
+        if parts.ema:
+            parts.ema.load_state_dict(model)  # 2. their average
+        self.task.load_state_dict(state["task"], strict=False)  # 3. the rest of the task
+        parts.optimizer.load_state_dict(state["optimizer"])  # 4. optimizer, with its learning rates
+        if parts.scheduler is not None:
+            parts.scheduler.load_state_dict(state["scheduler"])  # 5. schedule
+        if parts.early_stop:
+            parts.early_stop.load_state_dict(state["early_stop"])  # 6. early stopping
+        self.precision.load_state_dict(state["precision"])  # 7. loss scaler
+        self.state = LoopState(**state["loop"])  # 8. the loop
+        return bool(state["part"])

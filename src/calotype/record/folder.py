@@ -1,0 +1,125 @@
+"""A run's folder: who may write in it, how far the run is, where its files are.
+
+    runs/<experiment>/<id>/
+      record.json  config.yaml  code.patch  data-lock.safetensors     what the run is, before its first step
+      status.json                                                     how far it is, and its exit code
+      journal.jsonl  clock.jsonl  train.log                           what it did
+      checkpoints/  tensorboard/
+
+One process at a time holds the folder's lock, which the system takes back when the process dies.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from calotype.errors import RunFolderError, UsageError
+from calotype.files import replace_file, replace_json, sweep
+
+KILLED = 75
+
+
+class RunFolder:
+    """A run folder that exists. `name` is experiment/id."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Experiment and id."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints are."""
+        return self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, runs: Path, experiment: str) -> RunFolder:
+        """A new folder under `runs`. Raises RunFolderError where nothing can be written, before any data is read."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        path = runs / experiment / f"{now}-{secrets.token_hex(3)}"
+        try:
+            path.mkdir(parents=True, exist_ok=False)
+            replace_file(path / "status.json", "{}\n")
+        except OSError as error:
+            raise RunFolderError(f"can't write in {path}: {error.strerror or error}; set paths.runs") from error
+        return cls(path)
+
+    @classmethod
+    def find(cls, run: str | Path, runs: Path) -> RunFolder:
+        """The run that a path, an id or the word `last` names. Raises UsageError naming the nearest."""
+        path = Path(run)
+        if (path / "record.json").is_file():
+            return cls(path.resolve())
+        found = sorted(runs.glob("*/*/record.json"), key=lambda file: file.parent.name)
+        if str(run) == "last" and found:
+            return cls(found[-1].parent.resolve())
+        named = [file.parent for file in found if str(run) in {file.parent.name, f"{file.parts[-3]}/{file.parts[-2]}"}]
+        if len(named) == 1:
+            return cls(named[0].resolve())
+        newest = ", ".join(f"{file.parts[-3]}/{file.parts[-2]}" for file in found[-3:]) or "none"
+        raise UsageError(f"no run {run}: neither a run folder nor an id under {runs} (the newest: {newest})")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder. Raises RunFolderError naming the process that holds it already."""
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
+                raise RunFolderError(f"{self.path} is in use by {holder}; wait for it or stop it") from None
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            sweep(self.path)
+            yield
+        finally:
+            os.close(handle)
+
+    def in_use(self) -> bool:
+        """Whether a live process holds the folder."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    def record(self) -> dict[str, Any]:
+        """The record. Raises RunFolderError if it can't be read."""
+        return self._json("record.json")
+
+    def status(self) -> dict[str, Any]:
+        """The status; a run whose process died without a word is `killed` with exit code 75."""
+        status = self._json("status.json")
+        if status.get("state") == "running" and not self.in_use():
+            status |= {"state": "killed", "exit_code": KILLED}
+        return status
+
+    def set_status(self, state: str, **values: Any) -> None:
+        """Write the status; values that are not given stay."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        replace_json(self.path / "status.json", self._json("status.json") | {"state": state, "updated": now} | values)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.path / name).read_text()))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path / name} can't be read: {error}") from error
