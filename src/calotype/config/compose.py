@@ -9,19 +9,18 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from calotype.config.hydra_internals import Edit, Groups, Plan, resolve
 from calotype.config.reader import Document, dump, join, read
-from calotype.config.schema import TOP_LEVEL
+from calotype.config.schema import NODES, TOP_LEVEL
+from calotype.config.search import groups, search_path
 from calotype.errors import ConfigError
-
-PACKAGED = Path(__file__).parent.parent / "configs"
-PROJECT_FOLDERS = ("configs", "conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,8 @@ class Origin:
     def __str__(self) -> str:
         if self.override:
             return f"override {self.override!r}"
+        if not self.file:
+            return "default"
         return f"{_short(self.file)}:{self.line}" if self.line else _short(self.file)
 
 
@@ -90,21 +91,34 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[Path] = (), 
     if len(files) > 1:
         raise ConfigError(f"two configs are given: {files[0]} and {files[1]}; one is the base, the rest are overrides")
     search = search_path(config_dirs)
-    groups = Groups(search)
-    composition = _Composition()
+    source = Groups(search)
+    composition = _Composition(groups(search))
     if files:
         hint = f"; {files[0]} is a whole config: choose its parts by keys (module.optimizer=...)"
-        plan = groups.plan("base", overrides, hint)
+        plan = source.plan("base", overrides, hint)
         composition.merge_plan(plan, whole=_read_file(files[0]))
         composition.tree.setdefault("experiment", files[0].stem)
     else:
-        plan = groups.plan("config", overrides)
+        plan = source.plan("config", overrides)
         composition.merge_plan(plan)
+    composition.fill_defaults()
     for edit in plan.edits:
-        composition.edit(edit, groups)
+        composition.edit(edit)
     packages = {entry.package: entry.group for entry in plan.entries if entry.package and entry.group}
-    tree = resolve(_ordered(composition.tree))
-    return Config(tree, composition.origins, tuple(overrides), packages, tuple(search))
+    config = Config(_ordered(composition.tree), composition.origins, tuple(overrides), packages, tuple(search))
+    with located(config):
+        return replace(config, tree=resolve(config.tree))
+
+
+@contextmanager
+def located(config: Config) -> Iterator[None]:
+    """Put the file and line, or the override, behind the message of a ConfigError that names a key."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.key is None:
+            raise
+        raise ConfigError(error.message + config.where(error.key), key=error.key) from error
 
 
 def split_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -113,19 +127,11 @@ def split_files(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     return [Path(text) for text in files], [text for text in arguments if text not in files]
 
 
-def search_path(config_dirs: Sequence[Path] = ()) -> list[Path]:
-    """The folders that groups are looked for in, first wins: named ones, the project's own, then the package's."""
-    for folder in config_dirs:
-        if not folder.is_dir():
-            raise ConfigError(f"--config-dir {folder}: is no folder")
-    project = [folder for name in PROJECT_FOLDERS if (folder := Path.cwd() / name).is_dir()]
-    return list(dict.fromkeys(folder.resolve() for folder in (*config_dirs, *project, PACKAGED)))
-
-
 class _Composition:
     """The tree while it grows, with the origin of each key."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: Sequence[str]) -> None:
+        self.groups = groups
         self.tree: dict[str, Any] = {}
         self.origins: dict[str, Origin] = {}
 
@@ -176,14 +182,26 @@ class _Composition:
         for name, child in children:
             self.mark(join(key, name), child, origin)
 
-    def edit(self, edit: Edit, groups: Groups) -> None:
+    def fill_defaults(self) -> None:
+        """Give every node of ours the keys that no file set, so that the tree, and the record, shows all of them."""
+        for key, cls in NODES.items():
+            node = self.tree.get(key)
+            if not isinstance(node, dict):
+                continue
+            for item in fields(cls):
+                default = item.default if item.default_factory is MISSING else item.default_factory()
+                if item.name not in node and default is not MISSING:
+                    node[item.name] = default
+                    self.origins[join(key, item.name)] = Origin(default)
+
+    def edit(self, edit: Edit) -> None:
         """Apply one override. Raises ConfigError with the nearest name where the key is not there."""
         parent_key, _, name = edit.key.rpartition(".")
-        parent = self._parent(parent_key, edit, groups)
+        parent = self._parent(parent_key, edit)
         index: Any = int(name) if isinstance(parent, list) and name.isdecimal() else name
         present = index < len(parent) if isinstance(index, int) else index in parent
         if edit.action in ("change", "delete") and not present:
-            raise self._absent(edit, groups)
+            raise self._absent(edit)
         if edit.action == "delete":
             if edit.value is not None and parent[index] != edit.value:
                 raise ConfigError(f"{edit.text!r}: the value there is {parent[index]!r}, so it is not deleted")
@@ -204,7 +222,7 @@ class _Composition:
         parent[index] = copy.deepcopy(edit.value)
         self.mark(edit.key, edit.value, origin)
 
-    def _parent(self, key: str, edit: Edit, groups: Groups) -> Any:
+    def _parent(self, key: str, edit: Edit) -> Any:
         node: Any = self.tree
         for name in key.split(".") if key else ():
             if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
@@ -215,21 +233,20 @@ class _Composition:
                 node[name] = {}
                 node = node[name]
             else:
-                raise self._absent(edit, groups)
+                raise self._absent(edit)
         return node
 
-    def _absent(self, edit: Edit, groups: Groups) -> ConfigError:
-        names = [*self.origins, *groups.names()]
-        nearest = get_close_matches(edit.key, names, 1) or get_close_matches(edit.key.rpartition(".")[2], names, 1)
-        parent = edit.key.rpartition(".")[0]
+    def _absent(self, edit: Edit) -> ConfigError:
+        parent, _, name = edit.key.rpartition(".")
+        names = [*self.origins, *self.groups]
+        nearest = get_close_matches(edit.key, names, 1) or get_close_matches(name, names, 1)
+        message = f"{edit.text!r}: there is no key {edit.key}"
+        if parent in self.origins and self.origins[parent].value is None:
+            value = edit.text.partition("=")[2]
+            return ConfigError(f"{message}, {parent} is null; write {parent}={{{name}: {value}}}")
         if nearest:
-            help_text = f"did you mean {nearest[0]}?"
-        elif parent in self.origins and self.origins[parent].value is None:
-            help_text = f"{parent} is null; give it a value first, such as {parent}={{...}}"
-        else:
-            help_text = "it is not in the config"
-        add = "" if edit.action == "delete" else f" To add a key that something reads, write +{edit.text}"
-        return ConfigError(f"{edit.text!r}: there is no key {edit.key}; {help_text}{add}")
+            return ConfigError(f"{message}; did you mean {nearest[0]}?")
+        return ConfigError(message + ("" if edit.action == "delete" else f"; to add one write +{edit.text}"))
 
 
 def _ordered(tree: dict[str, Any]) -> dict[str, Any]:

@@ -111,17 +111,6 @@ class Groups:
             version.setbase("1.3")
         self._repository = CachingConfigRepository(_Repository(path))
 
-    def options(self, group: str) -> list[str]:
-        """The names that `group=` can take; none where there is no such group."""
-        names: list[str] = self._repository.get_group_options(group)
-        return names
-
-    def names(self) -> list[str]:
-        """Every group of one level."""
-        sources = self._repository.get_sources()
-        found = {path.name for source in sources for path in Path(source.path).iterdir() if path.is_dir()}
-        return sorted(name for name in found if self.options(name))
-
     def plan(self, primary: str, overrides: Sequence[str], hint: str = "") -> Plan:
         """The files and edits for `primary` under `overrides`.
 
@@ -166,7 +155,7 @@ class Groups:
         value: Any = item.value()
         for option in value if isinstance(value, list) else [value]:
             if not self._repository.config_exists(f"{item.key_or_group}/{option}"):
-                options = self.options(item.key_or_group)
+                options: list[str] = self._repository.get_group_options(item.key_or_group)
                 nearest = get_close_matches(str(option), options, 1)
                 did_you_mean = f"did you mean {nearest[0]}? " if nearest else ""
                 raise ConfigError(
@@ -190,9 +179,11 @@ def resolve(tree: dict[str, Any]) -> dict[str, Any]:
     Raises ConfigError naming the key whose interpolation leads nowhere.
     """
     escaped = _map_text(tree, _escape)
-    resolved: dict[str, Any] = _translated(
-        lambda: OmegaConf.to_container(OmegaConf.create(escaped), resolve=True), "an interpolation can't be resolved"
-    )
+    try:
+        resolved: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(escaped), resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        message = str(error.msg or error).partition("\n")[0]
+        raise ConfigError(message, key=str(error.full_key) if error.full_key else None) from error
     return resolved
 
 

@@ -14,9 +14,17 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from calotype.config.reader import join
 from calotype.errors import ConfigError
+from calotype.settings import CheckpointSettings, DataSettings, ModuleSettings, PathSettings, TrainerSettings
 
 S = TypeVar("S")
 TOP_LEVEL = ("seed", "experiment", "module", "data", "trainer", "checkpoint", "tracking", "paths", "vars")
+NODES: dict[str, type[Any]] = {
+    "module": ModuleSettings,
+    "data": DataSettings,
+    "trainer": TrainerSettings,
+    "checkpoint": CheckpointSettings,
+    "paths": PathSettings,
+}
 _NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 

@@ -1,0 +1,7 @@
+"""`python -m calotype` is the command line."""
+
+import sys
+
+from calotype.cli import main
+
+sys.exit(main())

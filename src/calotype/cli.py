@@ -1,0 +1,105 @@
+"""The command line: picks the verb's module, parses, runs it, and turns errors into one line and an exit code.
+
+Imports no torch; a verb's module is imported only when the verb is used. The current folder comes last on the import
+path, so a `_target_` finds the project's own code and nothing in it can hide an installed package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+from calotype import __version__
+from calotype.errors import CalotypeError, UsageError
+
+VERBS = {
+    "train": "train from a config, or resume a run",
+    "status": "say how a run is doing, and exit with its code",
+    "evaluate": "score a run or checkpoint on a split",
+    "verify": "run a run again and compare it bit for bit",
+    "config": "show a config, explain a key, compare two configs",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are UsageErrors with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split()[0]
+        nearest = get_close_matches(unknown, [*self._option_string_actions], 1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise UsageError(f"{message}{hint} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except CalotypeError as error:
+        print(f"calotype: {error}", file=sys.stderr)  # noqa: T201
+        if os.environ.get("CALOTYPE_TRACEBACK") == "1":
+            raise
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("calotype: stopped by Ctrl-C", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # so that the interpreter's flush at exit is quiet
+        return 1
+    except Exception as error:
+        if os.environ.get("CALOTYPE_TRACEBACK") == "1":
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "please report it, with the traceback that CALOTYPE_TRACEBACK=1 shows"
+        print(f"calotype: internal error: {text}; {advice}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())  # noqa: T201
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb == "--version":
+        print(f"calotype {__version__}")  # noqa: T201
+        return 0
+    if verb not in VERBS:
+        nearest = get_close_matches(verb, VERBS, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there are: {', '.join(VERBS)}"
+        raise UsageError(f"there is no verb {verb!r}; {hint}")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path holds text
+        sys.path.append(here)
+    module = importlib.import_module(f"calotype.commands.{verb}")
+    parser = Parser(
+        prog=f"calotype {verb}",
+        description=module.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse_intermixed_args(rest))
+    return code
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:10}{summary}" for name, summary in VERBS.items())
+    return f"""usage: calotype VERB ...
+
+One config, any number of identical runs.
+
+{verbs}
+
+  calotype train experiment=digits            train the example
+  calotype verify last                        run it again and compare
+  calotype VERB --help                        more about a verb
+
+exit codes: 0 done, 1 failure at run time, 2 usage or config, 3 data, 4 checkpoint, 5 differs, 75 interrupted (resume
+continues it), 130 Ctrl-C"""

@@ -1,0 +1,198 @@
+"""First stage of checking: what a tree may hold, from settings.py, without torch and without importing any target.
+
+`load_and_check` does all of it: compose, this stage, then the targets and their arguments.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from calotype.config.build import split_settings
+from calotype.config.compose import Config, compose, located
+from calotype.config.reader import join
+from calotype.config.schema import NODES, TOP_LEVEL, did_you_mean, settings
+from calotype.errors import ConfigError
+from calotype.settings import (
+    CheckpointSettings,
+    DataSettings,
+    Duration,
+    ModuleSettings,
+    PathSettings,
+    TrainerSettings,
+    seconds,
+)
+
+_EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DURATIONS = ("trainer.val_check_interval", "checkpoint.every", "module.lr_warmup")
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, math.inf),
+    "trainer.max_epochs": (1, math.inf),
+    "trainer.max_steps": (1, math.inf),
+    "trainer.shards": (1, math.inf),
+    "trainer.threads": (1, math.inf),
+    "trainer.gradient_clip_val": (0, math.inf),
+    "trainer.ema.decay": (0, 1),
+    "trainer.early_stopping.patience": (0, math.inf),
+    "trainer.early_stopping.min_delta": (0, math.inf),
+    "trainer.limit_train_batches": (1, math.inf),
+    "trainer.limit_val_batches": (1, math.inf),
+    "trainer.limit_test_batches": (1, math.inf),
+    "trainer.log_every_n_steps": (1, math.inf),
+    "data.batch_size": (1, math.inf),
+    "data.eval_batch_size": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "data.prefetch": (1, math.inf),
+    "checkpoint.keep_best": (0, math.inf),
+    "checkpoint.keep_last": (1, math.inf),
+    "module.init_from.min_loaded": (0, 1),
+}
+
+
+def load_and_check(overrides: Sequence[str] = (), *, config_dirs: Sequence[Path] = ()) -> Config:
+    """Compose and check in both stages. Raises ConfigError."""
+    from calotype.config.targets import check_targets
+
+    config = compose(overrides, config_dirs=config_dirs)
+    check_schema(config)
+    check_targets(config)
+    return config
+
+
+def check_schema(config: Config) -> None:
+    """Keys, types, missing values, durations, ranges, and values that another setting overrules.
+
+    Raises ConfigError naming the key, the value, what is allowed, and the line or override that set it.
+    """
+    with located(config):
+        _check_top_level(config.tree)
+        _check_missing(config.tree, "")
+        trainer = settings(config.tree["trainer"], TrainerSettings, "trainer")
+        checkpoint = settings(config.tree["checkpoint"], CheckpointSettings, "checkpoint")
+        settings(config.tree["paths"], PathSettings, "paths")
+        data: DataSettings = _plug_in(config.tree, "data")
+        module: ModuleSettings = _plug_in(config.tree, "module")
+        _check_ranges(config.tree)
+        _check_durations(config.tree)
+        _check_param_groups(module)
+        _check_devices(trainer)
+        _check_shards(trainer, data)
+        _check_overruled(trainer, checkpoint)
+
+
+def value_at(tree: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for name in key.split("."):
+        if isinstance(tree, list):
+            tree = tree[int(name)] if name.isdecimal() and int(name) < len(tree) else None
+        else:
+            tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def _check_top_level(tree: dict[str, Any]) -> None:
+    for name in tree:
+        if name not in TOP_LEVEL:
+            raise ConfigError(f"is no key of a config; {did_you_mean(name, TOP_LEVEL)}", key=name)
+    for name in TOP_LEVEL:
+        if name not in tree:
+            raise ConfigError("is missing from the config", key=name)
+        if name not in ("seed", "experiment") and not isinstance(tree[name], dict):
+            raise ConfigError(f"{tree[name]!r} is not allowed; allowed: a node", key=name)
+    if not isinstance(tree["seed"], int) or isinstance(tree["seed"], bool):
+        raise ConfigError(f"{tree['seed']!r} is not allowed; allowed: an integer", key="seed")
+    experiment = tree["experiment"]
+    if not isinstance(experiment, str) or not _EXPERIMENT.fullmatch(experiment):
+        raise ConfigError(f"{experiment!r} is no name for a folder; use letters, digits, . _ -", key="experiment")
+    for name, tracker in tree["tracking"].items():
+        if tracker is not None and not (isinstance(tracker, dict) and "_target_" in tracker):
+            raise ConfigError(
+                f"{tracker!r} is not allowed; allowed: a node with a _target_, null", key=f"tracking.{name}"
+            )
+
+
+def _check_missing(tree: Any, key: str) -> None:
+    if tree == "???":
+        raise ConfigError(f"has no value yet; set it with {key}=...", key=key)
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, value in items:
+        _check_missing(value, join(key, name))
+
+
+def _plug_in(tree: dict[str, Any], key: str) -> Any:
+    if not isinstance(tree[key].get("_target_"), str):
+        raise ConfigError("needs a _target_, the dotted name of its class", key=key)
+    own, _ = split_settings(tree[key], NODES[key], key)
+    return own
+
+
+def _check_ranges(tree: dict[str, Any]) -> None:
+    for key, (low, high) in _RANGES.items():
+        value = value_at(tree, key)
+        if isinstance(value, int | float) and not low <= value <= high:
+            allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+            raise ConfigError(f"{value} is not allowed; allowed: {allowed}", key=key)
+
+
+def _check_durations(tree: dict[str, Any]) -> None:
+    for key in _DURATIONS:
+        value = value_at(tree, key)
+        if value is not None:
+            Duration.parse(value, "ep", key)
+    seconds(tree["data"].get("timeout", "120s"), "data.timeout")
+    if tree["trainer"].get("max_time") is not None:
+        seconds(tree["trainer"]["max_time"], "trainer.max_time")
+
+
+def _check_param_groups(module: ModuleSettings) -> None:
+    for index, group in enumerate(module.param_groups):
+        key = f"module.param_groups.{index}"
+        if not isinstance(group, dict) or not isinstance(group.get("pattern"), str):
+            raise ConfigError(f"{group!r} needs a pattern of parameter names", key=key)
+        try:
+            re.compile(group["pattern"])
+        except re.error as error:
+            raise ConfigError(
+                f"{group['pattern']!r} is no regular expression: {error}", key=f"{key}.pattern"
+            ) from error
+
+
+def _check_devices(trainer: TrainerSettings) -> None:
+    later = "; training on several processes is not available yet"
+    if trainer.devices not in ("auto", 1):
+        raise ConfigError(f"{trainer.devices} is not allowed{later}; use auto or 1", key="trainer.devices")
+    if trainer.strategy not in ("auto", "single"):
+        raise ConfigError(f"{trainer.strategy} is not allowed{later}; use auto or single", key="trainer.strategy")
+
+
+def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:
+    shards = trainer.shards
+    if not isinstance(shards, int):
+        return
+    if trainer.reduce != "fast" and shards & (shards - 1):
+        raise ConfigError(f"{shards} is no power of two, which reduce: exact adds shards in", key="trainer.shards")
+    if data.batch_size < shards:
+        raise ConfigError(f"a batch of {data.batch_size} can't be cut into {shards} shards", key="data.batch_size")
+
+
+def _check_overruled(trainer: TrainerSettings, checkpoint: CheckpointSettings) -> None:
+    defaults = TrainerSettings()
+    if trainer.max_epochs is None and trainer.max_steps is None and trainer.max_time is None:
+        raise ConfigError("the run has no end; set max_epochs, max_steps or max_time", key="trainer.max_epochs")
+    if trainer.val_epochs is not None and trainer.val_check_interval not in (None, defaults.val_check_interval):
+        raise ConfigError(
+            f"{trainer.val_check_interval} is overruled by trainer.val_epochs={trainer.val_epochs}; keep one of them",
+            key="trainer.val_check_interval",
+        )
+    if trainer.early_stopping is not None and trainer.val_check_interval is None and not trainer.val_epochs:
+        raise ConfigError(
+            "has nothing to go by: trainer.val_check_interval is null, so there is no validation before the end",
+            key="trainer.early_stopping",
+        )
+    if trainer.test == "best" and checkpoint.keep_best == 0:
+        raise ConfigError(
+            "best is not kept: checkpoint.keep_best is 0; set trainer.test to last or null", key="trainer.test"
+        )
