@@ -93,7 +93,7 @@ class PerClass(_PerClassCounts):
         self.classes = tuple(classes)
 
     def compute(self, state: Mapping[str, Tensor]) -> dict[str, float]:
-        """`recall/<class>`, `precision/<class>` and `f1/<class>`, in 0..1 or NaN."""
+        """`recall[<class>]`, `precision[<class>]` and `f1[<class>]`, in 0..1 or NaN."""
         hits, targets, predictions = state["hits"], state["targets"], state["predictions"]
         columns = {
             "recall": _ratio(hits, targets),
@@ -101,7 +101,7 @@ class PerClass(_PerClassCounts):
             "f1": _ratio(2 * hits, targets + predictions),
         }
         return {
-            f"{measure}/{name}": value
+            f"{measure}[{name}]": value
             for measure, column in columns.items()
             for name, value in zip(self.classes, column.tolist(), strict=True)
         }

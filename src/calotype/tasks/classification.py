@@ -73,15 +73,16 @@ class Classification(nn.Module):
     def counts(self, shard: Shard) -> dict[str, float]:
         """The shard's images, and the weights of their targets if the loss has class weights.
 
-        Raises DataError naming the sample of a label that is no class; labels that are on a GPU are not looked at, so
-        that nothing waits for it. The engine asks before it moves the shard.
+        Reads the labels on the CPU, before the shard is moved and mixed. Raises DataError naming the sample whose label
+        is no class.
         """
-        label = shard["label"]
-        if label.dim() == 1 and not label.is_cuda:
+        label = shard["label"].cpu()
+        if label.dim() == 1:
             self._check(shard, label)
         counts = {"images": float(len(label))}
-        if self._class_weights is not None and label.dim() == 1:
-            counts["weight"] = self._class_weights[label.cpu()].sum().item()
+        if self._class_weights is not None:
+            weights = self._class_weights[label] if label.dim() == 1 else label.double() @ self._class_weights
+            counts["weight"] = weights.sum().item()
         return counts
 
     def forward(self, shard: Shard, counts: Counts) -> Loss:

@@ -1,0 +1,104 @@
+"""What every metric owes: subclass `MetricContract`, say how to make one, and pytest checks the rest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from calotype.types import Metric, Prediction, Shard
+
+CLASSES = 7
+
+
+def added(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: sum((state[name] for state in states[1:]), states[0][name]) for name in states[0]}
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Equal to the last bit, NaN equal to NaN."""
+    return repr(left) == repr(right)
+
+
+class MetricContract:
+    """Inherit, and return a new metric from `make`. `batch` makes predictions of labelled images; replace it for others."""
+
+    def make(self) -> Metric:
+        raise NotImplementedError
+
+    def batch(self, count: int, seed: int = 0) -> tuple[Prediction, Shard]:
+        draw = torch.Generator().manual_seed(seed)
+        ids = np.arange(count)
+        logits = torch.randint(-4, 5, (count, CLASSES), generator=draw).float() / 2
+        return Prediction(ids, {"logits": logits}), Shard(
+            ids, {"label": torch.randint(0, CLASSES, (count,), generator=draw)}
+        )
+
+    def pieces(self, whole: tuple[Prediction, Shard], cuts: list[int]) -> list[tuple[Prediction, Shard]]:
+        prediction, shard = whole
+        spans = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, len(shard)], strict=True)]
+        return [
+            (
+                Prediction(prediction.ids[s], {name: value[s] for name, value in prediction.fields.items()}),
+                Shard(shard.ids[s], {name: value[s] for name, value in shard.fields.items()}),
+            )
+            for s in spans
+        ]
+
+    def measured(self, batches: list[tuple[Prediction, Shard]]) -> dict[str, Any]:
+        states = []
+        for batch in batches:
+            metric = self.make()
+            metric.update(*batch)
+            states.append(metric.state())
+        return self.make().compute(added(states))
+
+    @pytest.mark.parametrize("cuts", [[1], [8, 16, 24], [29], [5, 6, 7]])
+    def test_how_a_split_is_cut_into_batches_changes_no_bit(self, cuts: list[int]) -> None:
+        whole = self.batch(30)
+        assert same(self.measured(self.pieces(whole, cuts)), self.measured([whole]))
+
+    def test_the_order_of_batches_changes_no_bit(self) -> None:
+        batches = [self.batch(9, seed) for seed in range(4)]
+        assert same(self.measured(batches), self.measured(batches[::-1]))
+
+    def test_updates_of_one_metric_add_up(self) -> None:
+        metric, batches = self.make(), [self.batch(9, seed) for seed in range(3)]
+        for batch in batches:
+            metric.update(*batch)
+        assert same(metric.compute(metric.state()), self.measured(batches))
+
+    def test_states_are_exact_sums_of_fixed_shape(self) -> None:
+        fresh, metric = self.make(), self.make()
+        metric.update(*self.batch(5))
+        state = metric.state()
+        assert {name: tensor.shape for name, tensor in fresh.state().items()} == {n: t.shape for n, t in state.items()}
+        assert all(not tensor.is_floating_point() or tensor.dtype == torch.float64 for tensor in state.values())
+        assert all(not tensor.any() for tensor in fresh.state().values())
+
+    def test_compute_leaves_the_state_alone(self) -> None:
+        metric = self.make()
+        metric.update(*self.batch(5))
+        state = {name: tensor.clone() for name, tensor in metric.state().items()}
+        first = metric.compute(metric.state())
+        assert same(first, metric.compute(metric.state()))
+        assert all(torch.equal(tensor, state[name]) for name, tensor in metric.state().items())
+
+    def test_nothing_measured_is_no_error(self) -> None:
+        metric = self.make()
+        for value in metric.compute(metric.state()).values():
+            assert not isinstance(value, float) or math.isnan(value) or value == 0.0
+
+    def test_different_predictions_give_another_value(self) -> None:
+        assert len({repr(self.measured([self.batch(40, seed)])) for seed in range(6)}) > 1
+
+    def test_update_never_waits_for_the_device(self) -> None:
+        """Tensors without values stand in for a GPU: whatever asks for one fails."""
+        prediction, shard = self.batch(6)
+        fields = {name: value.to("meta") for name, value in prediction.fields.items()}
+        self.make().update(replace(prediction, fields=fields), shard.to("meta"))

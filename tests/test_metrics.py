@@ -1,0 +1,158 @@
+"""Metrics: the shared contract, scikit-learn's numbers, ties, nothing to count, and figures that are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+from torch import Tensor
+
+from calotype.errors import ConfigError
+from calotype.metrics import F1, Accuracy, ConfusionMatrix, PerClass, confusion, count, iou, mean_iou, rank
+from calotype.types import Metric, Prediction, Shard
+from tests.contracts.metric import CLASSES, MetricContract
+
+NAMES = [f"class {number}" for number in range(CLASSES)]
+
+
+class TestAccuracy(MetricContract):
+    def make(self) -> Accuracy:
+        return Accuracy()
+
+
+class TestTop3(MetricContract):
+    def make(self) -> Accuracy:
+        return Accuracy(3)
+
+
+class TestF1(MetricContract):
+    def make(self) -> F1:
+        return F1(CLASSES)
+
+
+class TestPerClass(MetricContract):
+    def make(self) -> PerClass:
+        return PerClass(NAMES)
+
+
+class TestConfusionMatrix(MetricContract):
+    def make(self) -> ConfusionMatrix:
+        return ConfusionMatrix(CLASSES)
+
+
+class MeanScore:
+    """A third party's metric."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {"score": torch.zeros((), dtype=torch.int64)}
+
+    def update(self, prediction: Prediction, shard: Shard) -> None:
+        self.sums = {"score": self.sums["score"] + (8 * prediction["logits"]).long().sum()}
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.sums)
+
+    def compute(self, state: dict[str, Tensor]) -> dict[str, float]:
+        return {"score": state["score"].item() / 8}
+
+
+class TestThirdParty(MetricContract):
+    def make(self) -> MeanScore:
+        return MeanScore()
+
+
+def measure(metric: Metric, logits: Tensor, label: Tensor) -> dict[str, object]:
+    ids = np.arange(len(label))
+    metric.update(Prediction(ids, {"logits": logits}), Shard(ids, {"label": label}))
+    return metric.compute(metric.state())
+
+
+def draw(seed: int, classes: int = CLASSES, shown: int = CLASSES) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(60, classes, generator=generator), torch.randint(0, shown, (60,), generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shown", [CLASSES, 4])
+def test_the_numbers_are_scikit_learns(seed: int, shown: int) -> None:
+    logits, label = draw(seed, shown=shown)
+    logits[:, 6] -= 100  # a class that is never predicted, and for shown=4 never a target
+    predicted = logits.argmax(1)
+    assert measure(Accuracy(), logits, label) == {"accuracy": sklearn_metrics.accuracy_score(label, predicted)}
+    top3 = sklearn_metrics.top_k_accuracy_score(label, logits, k=3, labels=range(CLASSES))
+    assert measure(Accuracy(3), logits, label) == {"top3": top3}
+    f1 = sklearn_metrics.f1_score(label, predicted, average="macro", zero_division=0)
+    assert measure(F1(CLASSES), logits, label)["f1"] == pytest.approx(f1, rel=1e-12)
+    theirs = sklearn_metrics.precision_recall_fscore_support(
+        label, predicted, labels=range(CLASSES), zero_division=np.nan
+    )
+    ours = measure(PerClass(NAMES), logits, label)
+    for measured, expected in zip(("precision", "recall"), theirs[:2], strict=True):
+        np.testing.assert_allclose([ours[f"{measured}[{name}]"] for name in NAMES], expected)
+    matrix = sklearn_metrics.confusion_matrix(label, predicted, labels=range(CLASSES))
+    assert measure(ConfusionMatrix(CLASSES), logits, label) == {"confusion": matrix.tolist()}
+
+
+def test_a_class_nobody_names_is_left_out_of_the_mean() -> None:
+    logits = torch.eye(4)[[0, 0, 1]]
+    ours = measure(PerClass("abcd"), logits, torch.tensor([0, 1, 1]))
+    assert ours["f1[a]"] == pytest.approx(2 / 3)
+    assert math.isnan(ours["f1[d]"])
+    assert measure(F1(4), logits, torch.tensor([0, 1, 1]))["f1"] == pytest.approx(2 / 3)
+
+
+def test_of_nothing_there_is_no_share() -> None:
+    for metric in (Accuracy(), Accuracy(5), F1(3), PerClass("ab")):
+        assert all(math.isnan(value) for value in metric.compute(metric.state()).values())
+
+
+def test_ties_go_to_the_smaller_index() -> None:
+    logits = torch.tensor([[1.0, 1, 1, 0]]).expand(4, 4)
+    assert rank(logits, torch.arange(4)).tolist() == [0, 1, 2, 3]
+    label = torch.randint(0, 5, (50,), generator=torch.Generator().manual_seed(0))
+    ties = torch.randint(0, 2, (50, 5), generator=torch.Generator().manual_seed(1)).float()
+    assert torch.equal(rank(ties, label) == 0, ties.argmax(1) == label)
+    order = ties.argsort(dim=1, descending=True, stable=True)
+    assert torch.equal(rank(ties, label), (order == label[:, None]).int().argmax(1))
+
+
+def test_a_score_that_is_no_number_is_never_right() -> None:
+    logits = torch.full((3, 4), math.nan)
+    assert measure(Accuracy(), logits, torch.tensor([0, 1, 3])) == {"accuracy": 0.0}
+    partly = torch.tensor([[math.nan, 5.0, 1.0]])
+    assert rank(partly, torch.tensor([1])).tolist() == [1]
+
+
+def test_a_top_of_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="top is 0"):
+        Accuracy(0)
+
+
+def test_counting_leaves_out_what_is_outside() -> None:
+    values = torch.tensor([[0, 2, 2], [255, -1, 3]])
+    assert count(values, 3).tolist() == [1, 0, 2]
+    target, predicted = torch.tensor([0, 1, 255, 1, -1]), torch.tensor([0, 1, 1, 2, 0])
+    assert confusion(target, predicted, 2).tolist() == [[1, 0], [0, 1]]
+
+
+def test_iou_of_a_known_matrix() -> None:
+    matrix = torch.tensor([[1, 1, 0], [0, 2, 0], [0, 1, 0]])
+    assert iou(matrix).tolist() == [0.5, 0.5, 0.0]
+    assert mean_iou(matrix) == pytest.approx(1 / 3)
+    assert mean_iou(matrix, without=[0]) == 0.25
+
+
+def test_iou_of_a_class_that_is_absent_is_left_out() -> None:
+    matrix = torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    assert math.isnan(iou(matrix)[2].item())
+    assert mean_iou(matrix) == pytest.approx((3 / 4 + 4 / 5) / 2)
+
+
+def test_counts_beyond_what_float32_holds_are_exact() -> None:
+    matrix = torch.tensor([[2**24 + 1, 0], [0, 1]])
+    assert ConfusionMatrix(2).compute({"confusion": matrix + matrix}) == {"confusion": [[2**25 + 2, 0], [0, 2]]}
+    state = {"correct": torch.tensor(2**53 // 4), "images": torch.tensor(2**53 // 2)}
+    assert Accuracy().compute(state) == {"accuracy": 0.5}
