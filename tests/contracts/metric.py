@@ -26,7 +26,7 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 
 class MetricContract:
-    """Inherit, and return a new metric from `make`. `batch` makes predictions of labelled images; replace it for others."""
+    """Inherit, and return a new metric from `make`. `batch` predicts labelled images; replace it for other tasks."""
 
     def make(self) -> Metric:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What every data set of labelled images owes: subclass `SourceContract`, say how to make one, and pytest checks the rest."""
+"""What every data set owes: subclass `SourceContract`, say how to make one, and pytest checks the rest."""
 
 from __future__ import annotations
 

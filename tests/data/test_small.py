@@ -122,7 +122,7 @@ def flipped(data: bytes, where: int) -> bytes:
 
 DAMAGE = {
     "cut": (lambda data: data[: len(data) // 2], "damaged gzip"),
-    "not gzip": (lambda data: gzip.decompress(data), "damaged gzip"),
+    "not gzip": (gzip.decompress, "damaged gzip"),
     "a flipped byte": (lambda data: flipped(data, len(data) // 2), "damaged gzip|promises|begins"),
     "a flipped checksum": (lambda data: flipped(data, len(data) - 6), "damaged gzip"),
     "empty": (lambda data: b"", "begins with"),
