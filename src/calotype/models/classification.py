@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """3x3 convolutions with batch norm, one halving after each width but the last, maximum over the map, one linear layer.
+    """3x3 convolutions with batch norm, halving after each width but the last, maximum over the map, a linear layer.
 
     (n, in_channels, H, W) -> (n, num_classes) logits; H and W at least 2^(len(widths) - 1).
     """
