@@ -137,18 +137,23 @@ class _Composition:
 
     def merge_plan(self, plan: Plan, whole: Document | None = None) -> None:
         """Merge the plan's files in order; a whole config over the defaults, under the groups named beside it."""
-        named = [entry for entry in plan.entries if whole is not None and entry.chosen]
+        named = [entry for entry in plan.entries if whole is not None and entry.group in plan.chosen]
         for entry in plan.entries:
             if entry.group == "experiment":
                 self.tree.setdefault("experiment", entry.option)
             if entry not in named:
                 self.merge_document(entry.document, entry.package, entry.name)
         if whole is not None:
-            if "tracking" in whole.tree:
-                self.tree.pop("tracking", None)
-            self.merge_document(whole, "", "")
+            self.merge_whole(whole, plan)
         for entry in named:
             self.merge_document(entry.document, entry.package, entry.name)
+
+    def merge_whole(self, whole: Document, plan: Plan) -> None:
+        """Merge a whole config. Trackers are a choice, not a default: they are the file's or those named with it."""
+        tree = {name: value for name, value in whole.tree.items() if name not in plan.chosen or name != "tracking"}
+        if "tracking" in tree:
+            self.tree.pop("tracking", None)
+        self.merge_document(replace(whole, tree=tree), "", "")
 
     def merge_document(self, document: Document, package: str, entry: str) -> None:
         """Merge a file's tree at `package`."""
@@ -224,13 +229,16 @@ class _Composition:
 
     def _parent(self, key: str, edit: Edit) -> Any:
         node: Any = self.tree
+        path = ""
         for name in key.split(".") if key else ():
+            path = join(path, name)
             if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
                 node = node[int(name)]
             elif isinstance(node, dict) and isinstance(node.get(name), dict | list):
                 node = node[name]
             elif isinstance(node, dict) and edit.action in ("add", "force") and node.get(name) is None:
                 node[name] = {}
+                self.origins[path] = Origin({}, override=edit.text, previous=self.origins.get(path))
                 node = node[name]
             else:
                 raise self._absent(edit)

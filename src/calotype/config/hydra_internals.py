@@ -41,12 +41,11 @@ _ACTIONS: dict[OverrideType, Action] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A config file in the order of merging: `package` is the dotted key it is merged at, `chosen` by an override."""
+    """A config file in the order of merging: `package` is the dotted key it is merged at."""
 
     name: str
     package: str
     document: Document
-    chosen: bool
 
     @property
     def group(self) -> str:
@@ -71,10 +70,11 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to merge and what to edit afterwards."""
+    """What to merge, what to edit afterwards, and the groups that overrides chose an option of, or none."""
 
     entries: tuple[Entry, ...]
     edits: tuple[Edit, ...]
+    chosen: frozenset[str]
 
 
 class _Source(FileConfigSource):
@@ -124,12 +124,12 @@ class Groups:
             loaded: Any = self._repository.load_config(default.config_path or primary)
             name = default.config_path or primary
             package = (default.package or "").removeprefix("_global_").removeprefix(".")
-            entries.append(Entry(name, package, loaded.document, name.rpartition("/")[0] in chosen))
+            entries.append(Entry(name, package, loaded.document))
         edits = (
             Edit(str(item.input_line), item.key_or_group, _ACTIONS[item.type], item.value())
             for item in result.config_overrides
         )
-        return Plan(tuple(entries), tuple(edits))
+        return Plan(tuple(entries), tuple(edits), frozenset(chosen))
 
     def _defaults_list(self, primary: str, parsed: list[Override]) -> DefaultsList:
         with warnings.catch_warnings():

@@ -156,8 +156,9 @@ class _Lowering:
         partial = values.pop("_partial_", False)
         if target in _ZEN:
             target, partial = values.pop("_zen_target"), values.pop("_zen_partial", partial)
-        if target == _GET:
+        if target == _GET:  # the object itself: a partial without arguments where it can be called
             target = values.pop("path")
+            partial = callable(_found(target))
         unknown = [name for name in values if name.startswith("_") and name != "_args_"]
         if unknown:
             raise self._refused(f"a builder with {', '.join(unknown)} can't be written as a plain node", key, line)
@@ -173,8 +174,7 @@ class _Lowering:
         return "???"
 
     def _short(self, target: str) -> str:
-        module, _, name = target.rpartition(".")
-        found = getattr(sys.modules.get(module), name, None)
+        found = _found(target)
         try:
             return target if found is None else public_name(found)
         except ConfigError:
@@ -184,3 +184,9 @@ class _Lowering:
         return ConfigError(
             f"{message}; a config holds numbers, text, lists, dicts and T(...) ({self.path}:{line})", key=key
         )
+
+
+def _found(target: str) -> Any:
+    """What a dotted name stands for, where its module has been imported already; None elsewhere."""
+    module, _, name = target.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
