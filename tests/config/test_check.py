@@ -53,7 +53,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["~module.optimizer"], "module.optimizer: is missing"),
         (["trainer=3"], "trainer: 3 is not allowed|no option"),
         (["tracking.console=yes"], "tracking.console: 'yes' is not allowed; allowed: a node with a _target_"),
-        (["++experiment@x=1"], "."),
         (["module.param_groups=[{weight_decay: 0}]"], "needs a pattern of parameter names"),
         (["module.param_groups=[{pattern: '('}]"], r"param_groups.0.pattern: '\(' is no regular expression"),
         (["module.init_from={min_loaded: 0.5}"], "module.init_from.path: is missing"),
@@ -64,6 +63,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["trainer.max_epochs=null"], "the run has no end"),
         (["trainer.val_epochs=[1]", "trainer.val_check_interval=2ep"], "2ep is overruled by trainer.val_epochs"),
         (["trainer.early_stopping={}", "trainer.val_check_interval=null"], "early_stopping: has nothing to go by"),
+        (["schedule=plateau", "trainer.val_check_interval=null"], "lr_scheduler: has nothing to go by"),
         (["checkpoint.keep_best=0"], "best is not kept"),
     ],
 )

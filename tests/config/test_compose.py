@@ -46,6 +46,13 @@ def test_an_experiment_names_itself_and_chooses_groups() -> None:
     assert tree["data"]["_target_"] == "calotype.data.small.FashionMNIST"
 
 
+def test_an_experiment_in_a_folder_of_experiments_is_named_after_its_file(elsewhere: Path) -> None:
+    write(elsewhere / "configs/experiment/ours/first.yaml", "# @package _global_\nseed: 4\n")
+    tree = compose(["experiment=ours/first"]).tree
+    assert (tree["experiment"], tree["seed"]) == ("first", 4)
+    assert compose(["~experiment"]).tree["experiment"] == "unnamed"
+
+
 def test_the_command_line_wins_over_the_experiment() -> None:
     assert compose(["experiment=fashion_mnist", "data=digits"]).tree["data"]["_target_"].endswith("Digits")
     assert compose(["experiment=digits", "trainer.max_epochs=1"]).tree["trainer"]["max_epochs"] == 1
@@ -185,6 +192,14 @@ def test_a_runs_own_config_runs_again_as_it_is(elsewhere: Path, overrides: list[
     assert again.tree == config.tree
     assert again.digest() == config.digest()
     assert again.to_yaml() == config.to_yaml()
+
+
+def test_an_escaped_interpolation_stays_text(elsewhere: Path) -> None:
+    write(elsewhere / "x.yaml", "vars: {pattern: 'a \\${b} c', other: '${vars.pattern}', env: '${oc.env:X}'}\n")
+    config = compose(["x.yaml"])
+    assert config.tree["vars"] == {"pattern": "a ${b} c", "other": "a ${b} c", "env": "${oc.env:X}"}
+    write(elsewhere / "x.yaml", config.to_yaml())
+    assert compose(["x.yaml"]).tree == config.tree
 
 
 def test_overrides_and_the_groups_of_any_config_lie_on_top_of_a_file(elsewhere: Path) -> None:

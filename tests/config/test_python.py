@@ -81,6 +81,8 @@ def test_a_class_becomes_its_shortest_public_name() -> None:
     assert T(torch.nn.CrossEntropyLoss) == {"_target_": "torch.nn.CrossEntropyLoss"}
     with pytest.raises(ConfigError, match="has no dotted name"):
         T(lambda: 0)
+    with pytest.raises(ConfigError, match="is not what"):
+        T(type("dict", (), {"__module__": "builtins"}))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,8 @@ def test_a_class_becomes_its_shortest_public_name() -> None:
         ("seed = 1\ntrainr = {}", r"x\.py:2: nothing reads 'trainr'; did you mean trainer\? .*_trainr"),
         ("seed = 1\n1 / 0", r"x\.py:2: ZeroDivisionError"),
         ("seed = (", r"x\.py:1: "),
+        ("from calotype.config.python import T\nmodule = T(lambda: 0)", r"x\.py:2: <function .* has no dotted name"),
+        ("from calotype.config.python import T\nclass A: ...\nmodule = T(A)", r"x\.py:3: .* has no dotted name"),
         ("import absent_package", r"x\.py:1: ModuleNotFoundError"),
         (
             "from calotype.config.python import T\nmodule = T('a.B',\n  b=T('c.D',\n   x=object()))",

@@ -81,6 +81,7 @@ def check_schema(config: Config) -> None:
         _check_devices(trainer)
         _check_shards(trainer, data)
         _check_overruled(trainer, checkpoint)
+        _check_validated(trainer, module)
 
 
 def value_at(tree: Any, key: str) -> Any:
@@ -187,12 +188,18 @@ def _check_overruled(trainer: TrainerSettings, checkpoint: CheckpointSettings) -
             f"{trainer.val_check_interval} is overruled by trainer.val_epochs={trainer.val_epochs}; keep one of them",
             key="trainer.val_check_interval",
         )
-    if trainer.early_stopping is not None and trainer.val_check_interval is None and not trainer.val_epochs:
-        raise ConfigError(
-            "has nothing to go by: trainer.val_check_interval is null, so there is no validation before the end",
-            key="trainer.early_stopping",
-        )
     if trainer.test == "best" and checkpoint.keep_best == 0:
         raise ConfigError(
             "best is not kept: checkpoint.keep_best is 0; set trainer.test to last or null", key="trainer.test"
         )
+
+
+def _check_validated(trainer: TrainerSettings, module: ModuleSettings) -> None:
+    """What goes by the monitor needs validation during the run."""
+    if trainer.val_check_interval is not None or trainer.val_epochs:
+        return
+    plateau = str((module.lr_scheduler or {}).get("_target_")).endswith(".ReduceLROnPlateau")
+    for key, used in (("trainer.early_stopping", trainer.early_stopping), ("module.lr_scheduler", plateau)):
+        if used:
+            reason = "trainer.val_check_interval is null, so there is no validation before the end"
+            raise ConfigError(f"has nothing to go by: {reason}", key=key)

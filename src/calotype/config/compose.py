@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -17,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from calotype.config.hydra_internals import Edit, Groups, Plan, resolve
-from calotype.config.reader import Document, dump, join, read
+from calotype.config.reader import Document, dump, join, map_text, read
 from calotype.config.schema import NODES, TOP_LEVEL
 from calotype.config.search import groups, search_path
 from calotype.errors import ConfigError
+
+# `${` that was written as `\${`, so that it was no interpolation; the only ones that stay are those of oc.env
+_LITERAL = re.compile(r"\$\{(?!oc\.env:)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,6 @@ class Origin:
     file: str = ""
     line: int | None = None
     override: str = ""
-    entry: str = ""
     previous: Origin | None = None
 
     def __str__(self) -> str:
@@ -65,7 +68,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """The tree as YAML, secrets unresolved; composing that file gives an equal config."""
-        return dump(self.tree)
+        return dump(map_text(self.tree, lambda text: _LITERAL.sub(r"\\${", text)))
 
     def digest(self) -> str:
         """sha256 of what the run computes: the tree without `paths` and `tracking`, in canonical JSON.
@@ -101,6 +104,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[Path] = (), 
     else:
         plan = source.plan("config", overrides)
         composition.merge_plan(plan)
+        composition.tree.setdefault("experiment", "unnamed")
     composition.fill_defaults()
     for edit in plan.edits:
         composition.edit(edit)
@@ -139,28 +143,28 @@ class _Composition:
         """Merge the plan's files in order; a whole config over the defaults, under the groups named beside it."""
         named = [entry for entry in plan.entries if whole is not None and entry.group in plan.chosen]
         for entry in plan.entries:
-            if entry.group == "experiment":
-                self.tree.setdefault("experiment", entry.option)
+            if entry.name.startswith("experiment/"):
+                self.tree.setdefault("experiment", entry.name.rpartition("/")[2])
             if entry not in named:
-                self.merge_document(entry.document, entry.package, entry.name)
+                self.merge_document(entry.document, entry.package)
         if whole is not None:
             self.merge_whole(whole, plan)
         for entry in named:
-            self.merge_document(entry.document, entry.package, entry.name)
+            self.merge_document(entry.document, entry.package)
 
     def merge_whole(self, whole: Document, plan: Plan) -> None:
         """Merge a whole config. Trackers are a choice, not a default: they are the file's or those named with it."""
         tree = {name: value for name, value in whole.tree.items() if name not in plan.chosen or name != "tracking"}
         if "tracking" in tree:
             self.tree.pop("tracking", None)
-        self.merge_document(replace(whole, tree=tree), "", "")
+        self.merge_document(replace(whole, tree=tree))
 
-    def merge_document(self, document: Document, package: str, entry: str) -> None:
+    def merge_document(self, document: Document, package: str = "") -> None:
         """Merge a file's tree at `package`."""
 
         def origin(key: str, value: Any) -> Origin:
             inner = key[len(package) + 1 :] if package else key
-            return Origin(value, document.name, document.line(inner), entry=entry)
+            return Origin(value, document.name, document.line(inner))
 
         tree = document.tree
         for part in reversed(package.split(".") if package else []):
@@ -274,14 +278,13 @@ def _read_file(path: Path) -> Document:
 
 
 def _without_roots(tree: Any, roots: dict[str, str]) -> Any:
-    if isinstance(tree, dict):
-        return {key: _without_roots(value, roots) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_without_roots(value, roots) for value in tree]
-    for name, root in roots.items():
-        if isinstance(tree, str) and (tree == root or tree.startswith(f"{root}/")):
-            return f"${{paths.{name}}}{tree[len(root) :]}"
-    return tree
+    def change(text: str) -> str:
+        for name, root in roots.items():
+            if text == root or text.startswith(f"{root}/"):
+                return f"${{paths.{name}}}{text[len(root) :]}"
+        return text
+
+    return map_text(tree, change)
 
 
 def _short(file: str) -> str:

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
-from calotype.config.reader import Document, read
+from calotype.config.reader import Document, map_text, read
 from calotype.errors import ConfigError
 
 Action = Literal["change", "add", "force", "delete"]
@@ -51,11 +51,6 @@ class Entry:
     def group(self) -> str:
         """The group it is an option of; empty for the primary config."""
         return self.name.rpartition("/")[0]
-
-    @property
-    def option(self) -> str:
-        """Its name in the group."""
-        return self.name.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +173,7 @@ def resolve(tree: dict[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError naming the key whose interpolation leads nowhere.
     """
-    escaped = _map_text(tree, _escape)
+    escaped = map_text(tree, _escape)
     try:
         resolved: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(escaped), resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
@@ -194,11 +189,3 @@ def _escape(text: str) -> str:
     if before.count("${") > before.count("}"):
         raise ConfigError(f"{text!r}: oc.env can't stand inside another interpolation; it is resolved last")
     return f"{before}\\{found}{_escape(after)}"
-
-
-def _map_text(tree: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(tree, dict):
-        return {key: _map_text(value, change) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_map_text(value, change) for value in tree]
-    return change(tree) if isinstance(tree, str) else tree

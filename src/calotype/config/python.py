@@ -28,6 +28,7 @@ from calotype.config.schema import TOP_LEVEL
 from calotype.errors import ConfigError, RefusedError
 
 _ZEN = ("hydra_zen.funcs.zen_processing", "hydra_zen._utils.zen_processing")
+_RUN_NAME = "__calotype__"
 _GET = "hydra_zen.funcs.get_obj"
 
 
@@ -50,7 +51,7 @@ def T(target: str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[st
 def public_name(value: Any) -> str:
     """The shortest dotted name under which `value` is found. Raises ConfigError where it has none."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not module or not name or "<" in name or module == "__main__":
+    if not module or not name or "<" in name or module in ("__main__", _RUN_NAME):
         raise ConfigError(f"{value!r} has no dotted name")
     parts = module.split(".")
     for length in range(1, len(parts) + 1):
@@ -73,12 +74,10 @@ def read_python(path: Path) -> Document:
             raise RefusedError(f"{path}: a Python config is code and is not taken from a checkpoint")
     lines = _assignments(path)
     try:
-        names = runpy.run_path(str(path), run_name="__calotype__")
-    except ConfigError:
-        raise
+        names = runpy.run_path(str(path), run_name=_RUN_NAME)
     except Exception as error:
-        line = _failing_line(error, path)
-        raise ConfigError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{path}:{_failing_line(error, path)}: {kind}{error}") from error
     tree = names["config"] if isinstance(names.get("config"), dict) else _top_level(names, path, lines)
     lowering = _Lowering(path, lines)
     return Document(str(path), lowering.lower(dict(tree), "", lines.get("config", 0)), lowering.lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,15 @@ class Document:
 def join(*parts: object) -> str:
     """A dotted key from its parts; empty parts are left out."""
     return ".".join(text for text in map(str, parts) if text)
+
+
+def map_text(tree: Any, change: Callable[[str], str]) -> Any:
+    """A copy of `tree` with `change` applied to each text value."""
+    if isinstance(tree, dict):
+        return {key: map_text(value, change) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [map_text(value, change) for value in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 def read(path: Path) -> Document:
