@@ -6,11 +6,29 @@ meant to run everything can't quietly run less.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("tests.contracts")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder of the tests' own, which children inherit."""
+    os.environ["CALOTYPE_HOME"] = str(tmp_path_factory.mktemp("home"))
+    return Path(os.environ["CALOTYPE_HOME"])
+
+
+@pytest.fixture(scope="session")
+def parity_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parity images, drawn once; tests that change them draw their own."""
+    from tests.toys.parity import draw
+
+    return draw(tmp_path_factory.mktemp("parity"))
+
 
 EXCUSE = "not installable:"
 

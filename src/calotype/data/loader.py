@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from calotype.data.order import EvalOrder, Order, ShardPlan, TrainOrder
+from calotype.data.order import Batching, EvalOrder, Order, ShardPlan, TrainOrder
 from calotype.data.reader import Failure, ShardReader, Transform
 from calotype.errors import ConfigError, Interrupted
 from calotype.faults import fault
 from calotype.settings import DataSettings, seconds
-from calotype.types import Batch, Shard, Source
+from calotype.types import Batch, Shard
 
 
 class _Plans:
@@ -130,45 +130,27 @@ def _shard(result: Shard | Failure) -> Shard:
 
 
 def train_loader(
-    source: Source,
-    transforms: Sequence[Transform],
-    settings: DataSettings,
-    *,
-    seed: int,
-    shards: int,
-    limit: int | None = None,
-    pin: bool = False,
+    reader: ShardReader, settings: DataSettings, *, shards: int, limit: int | None = None, pin: bool = False
 ) -> NativeLoader:
-    """The loader of the train split. Raises DataError for a split smaller than a batch, ConfigError for idle shards."""
+    """The loader of the train split; `limit` ends an epoch after so many batches.
+
+    Raises DataError for a split smaller than a batch, ConfigError for shards that would get no sample.
+    """
     if settings.batch_size < shards:
         raise ConfigError(
-            f"{shards} shards can't share a batch of {settings.batch_size}; raise data.batch_size or lower
-            trainer.shards", key="data.batch_size",
+            f"{shards} shards can't share a batch of {settings.batch_size}; raise it or lower trainer.shards",
+            key="data.batch_size",
         )
-    order = TrainOrder(
-        len(source),
-        settings.batch_size,
-        shards,
-        seed=seed,
-        shuffle=settings.shuffle,
-        drop_last=settings.drop_last,
-        limit=limit,
-    )
-    return NativeLoader(ShardReader(source, transforms, seed=seed), order, settings, pin=pin)
+    batching = Batching(settings.batch_size, shards, settings.shuffle, settings.drop_last, limit)
+    return NativeLoader(reader, TrainOrder(len(reader.source), batching, reader.seed), settings, pin=pin)
 
 
 def eval_loader(
-    source: Source,
-    transforms: Sequence[Transform],
-    settings: DataSettings,
-    *,
-    seed: int,
-    limit: int | None = None,
-    pin: bool = False,
+    reader: ShardReader, settings: DataSettings, *, limit: int | None = None, pin: bool = False
 ) -> NativeLoader:
     """The loader of an evaluation: every sample once in the order of ids, `limit` batches at most."""
-    order = EvalOrder(source.ids, settings.eval_batch_size, limit=limit)
-    return NativeLoader(ShardReader(source, transforms, seed=seed), order, settings, pin=pin)
+    order = EvalOrder(reader.source.ids, settings.eval_batch_size, limit=limit)
+    return NativeLoader(reader, order, settings, pin=pin)
 
 
 def foreign_generators(reader: ShardReader, samples: int = 8) -> list[str]:

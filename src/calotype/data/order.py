@@ -38,39 +38,43 @@ class Order(Protocol):
     def batch(self, step: int) -> list[ShardPlan]: ...
 
 
-class TrainOrder:
-    """Shuffled epochs without replacement.
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How an epoch is cut: into batches of `batch_size`, each into `shards`.
 
-    `size` samples in batches of `batch_size`, each cut into `shards`. With `drop_last` the samples left over at an
-    epoch's end wait for another epoch's permutation; without it they make a smaller batch. `limit` ends epochs after
-    so many batches. Raises DataError when an epoch would have no step.
+    With `drop_last` the samples left over at an epoch's end wait for another epoch's permutation; without it they make a
+    smaller batch. `limit` ends an epoch after so many batches.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        shards: int = 1,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
-        limit: int | None = None,
-    ) -> None:
-        self.size, self.batch_size, self.shards, self.seed, self.shuffle = size, batch_size, shards, seed, shuffle
-        whole = size // batch_size if drop_last else -(-size // batch_size)
-        self.steps_per_epoch = whole if limit is None else min(limit, whole)
-        if self.steps_per_epoch == 0:
+    batch_size: int
+    shards: int = 1
+    shuffle: bool = True
+    drop_last: bool = True
+    limit: int | None = None
+
+    def steps(self, size: int) -> int:
+        """Batches in an epoch of `size` samples. Raises DataError for none."""
+        whole = size // self.batch_size if self.drop_last else -(-size // self.batch_size)
+        if whole == 0:
             raise DataError(
-                f"the train split has {size} samples, fewer than one batch of {batch_size}; "
+                f"the train split has {size} samples, fewer than one batch of {self.batch_size}; "
                 "lower data.batch_size or set data.drop_last=false",
                 key="data.batch_size",
             )
+        return whole if self.limit is None else min(self.limit, whole)
+
+
+class TrainOrder:
+    """Epochs without replacement over `size` samples, each in an order of its own."""
+
+    def __init__(self, size: int, batching: Batching, seed: int = 0) -> None:
+        self.size, self.batching, self.seed = size, batching, seed
+        self.steps_per_epoch = batching.steps(size)
         self._cached: tuple[int, IntArray] = (-1, np.arange(0))
 
     def permutation(self, epoch: int) -> IntArray:
         """The positions of an epoch in order, int64 (size,); the last epoch asked for is kept."""
-        if not self.shuffle:
+        if not self.batching.shuffle:
             return np.arange(self.size)
         if self._cached[0] != epoch:
             drawn = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
@@ -80,16 +84,17 @@ class TrainOrder:
     def batch(self, step: int) -> list[ShardPlan]:
         """The shards of a step."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        positions = self.permutation(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
-        pieces = np.array_split(positions, self.shards)
+        size = self.batching.batch_size
+        positions = self.permutation(epoch)[within * size : (within + 1) * size]
+        pieces = np.array_split(positions, self.batching.shards)
         return [ShardPlan(step, epoch, shard, piece) for shard, piece in enumerate(pieces) if len(piece)]
 
     def smallest_shard(self) -> int:
         """The fewest samples any shard of an epoch holds."""
-        tail = self.size - (self.steps_per_epoch - 1) * self.batch_size
-        return min(
-            len(piece) for piece in np.array_split(np.arange(min(tail, self.batch_size)), self.shards) if len(piece)
-        )
+        batching = self.batching
+        tail = self.size - (self.steps_per_epoch - 1) * batching.batch_size
+        pieces = np.array_split(np.arange(min(tail, batching.batch_size)), batching.shards)
+        return min(len(piece) for piece in pieces if len(piece))
 
 
 class EvalOrder:

@@ -23,6 +23,7 @@ from calotype.types import Sample, Shard, Source
 
 if TYPE_CHECKING:
     from calotype.data.order import ShardPlan
+    from calotype.types import DigestArray
 
 RAGGED = frozenset({"boxes", "labels"})
 """Fields whose length differs from sample to sample: they stay lists of tensors."""
@@ -133,3 +134,11 @@ def fields_digest(fields: dict[str, torch.Tensor | list[torch.Tensor]]) -> bytes
             digest.add(f"{name}{tensor.dtype}{tuple(tensor.shape)}")
             digest.add(tensor.view(torch.uint8).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy())
     return digest.bytes()
+
+
+def content_digests(source: Source) -> DigestArray:
+    """The digests of every sample of a source, (n, 2) uint64."""
+    digests = np.empty((len(source), 2), np.uint64)
+    for position in range(len(source)):
+        digests[position] = content_digest(source[position])
+    return digests

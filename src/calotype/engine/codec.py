@@ -36,7 +36,7 @@ def encode(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
         return [encode(item, tensors, f"{path}.{index}") for index, item in enumerate(value)]
     for tag, kind in _SEQUENCES.items():
         if type(value) is kind:
-            items: list[Any] = sorted(value) if isinstance(value, set | frozenset) else list(value)
+            items = sorted(cast(Any, value)) if isinstance(value, set | frozenset) else list(cast(Any, value))
             return {f"${tag}": encode(items, tensors, path)}
     for tag, mapping in _MAPPINGS.items():
         if type(value) is mapping:

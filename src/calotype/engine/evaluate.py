@@ -88,21 +88,27 @@ def evaluate(
     module: Any = task
     training = module.training
     module.eval()
-    sums, ids, last, count = _Sums(task.metrics()), Digest(), None, 0
     try:
-        with torch.no_grad():
-            for batch in loader.steps(0, loader.steps_per_epoch):
-                fault("in_val")
-                if stop():
-                    return None
-                for shard in batch:
-                    last = _check_order(shard, last, split)
-                    ids.add(shard.ids)
-                    count += len(shard)
-                    placed, counts = place(shard), task.counts(shard)
-                    sums.add(*_judge(module, placed, counts, precision), placed)
+        return _measure(module, loader, split, precision, place, stop)
     finally:
         module.train(training)
+
+
+@torch.no_grad()
+def _measure(
+    task: Any, loader: Loader, split: str, precision: Precision, place: Place, stop: Callable[[], bool]
+) -> Evaluation | None:
+    sums, ids, last, count = _Sums(task.metrics()), Digest(), None, 0
+    for batch in loader.steps(0, loader.steps_per_epoch):
+        fault("in_val")
+        if stop():
+            return None
+        for shard in batch:
+            last = _check_order(shard, last, split)
+            ids.add(shard.ids)
+            count += len(shard)
+            placed, counts = place(shard), task.counts(shard)
+            sums.add(*_judge(task, placed, counts, precision), placed)
     return Evaluation(split, sums.results(), count, ids.hex())
 
 

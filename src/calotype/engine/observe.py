@@ -29,6 +29,7 @@ class Log(Protocol):
     """A file of JSON lines. `mark` gives its length and digest so far, after syncing it."""
 
     def write(self, line: Mapping[str, Any]) -> None: ...
+    def flush(self) -> None: ...
     def mark(self) -> dict[str, Any]: ...
 
 
@@ -124,6 +125,8 @@ class Observer:
         times = {"time/images_per_s": window.images / elapsed, "time/data_wait": window.waited / elapsed}
         self.window = Window(now)
         self.clock.write({"step": last.step + 1, "time": time.time(), "seconds": elapsed, **times})
+        self.journal.flush()
+        self.clock.flush()
         self.mirrors.call("log", last.step + 1, scalars | times)
 
     def restart_clock(self) -> None:

@@ -14,7 +14,10 @@ from calotype.settings import CheckpointSettings, Duration, TrainerSettings, sec
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run's timetable in steps. `total` None: only the time limit ends the run."""
+    """A run's timetable in steps. `total` None: only the time limit ends the run.
+
+    `ends_at` is the step at which a recorded run was ended by its time limit, for a run that repeats it.
+    """
 
     steps_per_epoch: int
     total: int | None
@@ -23,6 +26,7 @@ class Plan:
     validate_epochs: frozenset[int] | None
     checkpoint_every: int | None
     log_every: int
+    ends_at: int | None = None
 
     @classmethod
     def of(cls, trainer: TrainerSettings, checkpoint: CheckpointSettings, steps_per_epoch: int) -> Plan:

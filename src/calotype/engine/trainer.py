@@ -66,6 +66,7 @@ class Options:
     schedule_by_step: bool = True
     warmup_steps: int = 0
     monitor: str = "val/loss"
+    maximise: bool = False
     test: str | None = None
     warn_on_disk: bool = True
 
@@ -164,6 +165,8 @@ class Trainer:
     def _backward(self, index: int, shard: Shard, counts: Counts, term_counts: dict[str, float]) -> Leaf:
         """A shard's leaf of the tree: gradients, changes of the buffers, loss, sums of the loss's terms."""
         shard = self._mixed(self._placed(shard), index)
+        for p in self.parameters:
+            p.grad = None
         if self.buffers and index:
             self.buffers.restore()
         seed_torch(key(self.options.seed, "model", self.state.step, index), self.options.device)
@@ -172,8 +175,6 @@ class Trainer:
         torch.autograd.backward(self.precision.scaled(loss.value))
         fault("in_backward")
         gradients: Leaf = [p.grad for p in self.parameters]
-        for p in self.parameters:
-            p.grad = None
         for name, term in loss.terms.items():
             term_counts[name] = term_counts.get(name, 0.0) + term.count
         changes = self.buffers.leaf(len(shard)) if self.buffers else []
@@ -245,6 +246,8 @@ class Trainer:
 
     def _out_of_time(self) -> bool:
         limit = self.plan.max_seconds
+        if self.plan.ends_at is not None:
+            return self.state.step >= self.plan.ends_at
         return limit is not None and self.elapsed + time.monotonic() - self.started > limit
 
     def _validate(self) -> str | None:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-WATCHING = ("calotype.commands", "calotype.tracking", "calotype.cli", "calotype.record")
+WATCHING = ("calotype.commands", "calotype.config", "calotype.tracking", "calotype.cli", "calotype.record")
 VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "CUBLAS_WORKSPACE_CONFIG",
@@ -47,17 +49,25 @@ def machine() -> dict[str, Any]:
         found |= {
             "gpu": torch.cuda.get_device_name(),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         }
     return found
 
 
-def packages() -> dict[str, str]:
-    """Versions of the installed packages that modules of this process come from, by name."""
-    owners = _owners()
-    names = {owner for module in list(sys.modules) for owner in owners.get(module.partition(".")[0], ())}
-    version = importlib.metadata.version
-    return {name: str(version(name)) for name in sorted(names - {"calotype"})}  # type: ignore[no-untyped-call]
+def packages(names: Iterable[str] | None = None) -> dict[str, str]:
+    """Versions of the installed packages that modules of this process come from, or of `names`, by name."""
+    if names is None:
+        owners = _owners()
+        found = {owner for module in list(sys.modules) for owner in owners.get(module.partition(".")[0], ())}
+        names = found - {"calotype"}
+    return {name: _version(name) for name in sorted(names)}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @functools.cache
@@ -65,23 +75,41 @@ def _owners() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def code() -> dict[str, str]:
-    """sha256 of the file of each loaded module that is neither installed nor part of Python, by module name."""
-    outside = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+def code(names: Iterable[str] | None = None) -> dict[str, str]:
+    """sha256 of the files of modules, by module name: of `names`, or of each loaded one that is neither installed nor
+    part of Python.
+    """
+    if names is not None:
+        files = {name: _file(name) for name in names}
+        return {name: _sha256(file) if file else "gone" for name, file in files.items()}
+    outside = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     found = {}
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not file or name == "__main__" or name.startswith(WATCHING) or not file.endswith(".py"):
-            continue
-        path = Path(file).resolve()
+    for name in sorted(sys.modules):
+        file = None if name == "__main__" or name.startswith(WATCHING) else _file(name)
         own = name.partition(".")[0] == "calotype"
-        if path.is_file() and (own or not any(path.is_relative_to(folder) for folder in outside)):
-            found[name] = _sha256(path, path.stat().st_mtime_ns)
+        if file and (own or not any(file.is_relative_to(folder) for folder in outside)):
+            found[name] = _sha256(file)
     return found
 
 
+def _file(name: str) -> Path | None:
+    """The source file of a module, loaded or not."""
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is None:
+        with suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(name)
+            file = spec.origin if spec else None
+    path = Path(file).resolve() if file else None
+    return path if path and path.suffix == ".py" and path.is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    return _sha256_at(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
 @functools.lru_cache(maxsize=4096)
-def _sha256(path: Path, _modified: int) -> str:
+def _sha256_at(path: Path, _modified: int, _size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -34,6 +34,10 @@ class JsonLines:
         self._digest.update(data)
         self._length += len(data)
 
+    def flush(self) -> None:
+        """Hand what was written to the system, so that others can read it."""
+        self._file.flush()
+
     def mark(self) -> dict[str, Any]:
         """Sync the file; its length in bytes and sha256."""
         self._file.flush()

@@ -1,0 +1,257 @@
+"""From a checked config to the objects of a run. Plug-ins are found by name here and nowhere else in commands or
+engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from calotype.config.build import build, split_settings
+from calotype.config.build import settings as read_settings
+from calotype.engine.averaging import EMA
+from calotype.engine.device import set_up
+from calotype.engine.plan import Plan
+from calotype.engine.precision import takes_found_inf
+from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
+from calotype.engine.setup import Loaded, build_optimizer, check_batch_norm, init_from
+from calotype.engine.trainer import Options, Parts
+from calotype.errors import ConfigError, DataError
+from calotype.keys import key, seed_everything
+from calotype.settings import CheckpointSettings, DataSettings, Duration, InitFrom, ModuleSettings, TrainerSettings
+from calotype.types import DataSet, Source
+
+PIPELINES = {"native": "calotype.data.loader"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A config's own nodes as values; `task` and `dataset` are the nodes of their targets."""
+
+    seed: int
+    trainer: TrainerSettings
+    checkpoint: CheckpointSettings
+    module: ModuleSettings
+    data: DataSettings
+    task: dict[str, Any]
+    dataset: dict[str, Any]
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any]) -> Settings:
+        """Read them from a checked tree."""
+        trainer = read_settings(tree["trainer"], TrainerSettings, "trainer")
+        checkpoint = read_settings(tree["checkpoint"], CheckpointSettings, "checkpoint")
+        module, task = split_settings(tree["module"], ModuleSettings, "module")
+        data, dataset = split_settings(tree["data"], DataSettings, "data")
+        return cls(int(tree["seed"]), trainer, checkpoint, module, data, task, dataset)
+
+    def maximise(self) -> bool:
+        """Whether a higher monitor is better."""
+        mode = self.checkpoint.mode
+        return not self.module.monitor.endswith("loss") if mode == "auto" else mode == "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """What `auto` became at the first launch; it is part of the arithmetic and stays as recorded."""
+
+    shards: int
+    threads: int
+    reduce: Literal["exact", "fast"]
+    deterministic: Literal["strict", "warn", "off"]
+    accelerator: Literal["cpu", "cuda"]
+
+    @classmethod
+    def of(cls, trainer: TrainerSettings) -> Frozen:
+        """Resolve the settings on this machine."""
+        cuda = trainer.accelerator == "cuda" or (trainer.accelerator == "auto" and torch.cuda.is_available())
+        return cls(
+            shards=1 if trainer.shards == "auto" else trainer.shards,
+            threads=_cores() if trainer.threads == "auto" else trainer.threads,
+            reduce=("fast" if cuda else "exact") if trainer.reduce == "auto" else trainer.reduce,
+            deterministic="strict" if trainer.deterministic == "auto" else trainer.deterministic,
+            accelerator="cuda" if cuda else "cpu",
+        )
+
+
+def _cores() -> int:
+    with suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(slots=True)
+class Data:
+    """The data set's splits and its loaders; `foreign` names transforms with a random generator of their own."""
+
+    sources: dict[str, Source]
+    train: Any
+    held_out: Callable[[str, int | None], Any]
+    foreign: list[str]
+
+    def loader(self, split: str, limit: int | None = None) -> Any:
+        """The loader that evaluates a split, None where there is no such split."""
+        return self.held_out(split, limit) if split in self.sources else None
+
+
+@dataclass(slots=True)
+class Assembly:
+    """Everything a run needs, built."""
+
+    parts: Parts
+    options: Options
+    plan: Plan
+    frozen: Frozen
+    checkpoint: CheckpointSettings
+    data: Data
+    inexact: list[str] = field(default_factory=list)
+    loaded: Loaded | None = None
+
+    def layout(self) -> torch.memory_format | None:
+        """The memory format of images, where it isn't the ordinary one."""
+        return torch.channels_last if self.options.channels_last else None
+
+
+def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None) -> Assembly:
+    """Build the objects of a run. `frozen` is what a run recorded; without it `auto` is resolved here."""
+    settings = Settings.of(tree)
+    frozen = frozen or Frozen.of(settings.trainer)
+    device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
+    data = load_data(settings, frozen.shards, pin=device.type == "cuda")
+    task, loaded = build_task(settings, device)
+    check_batch_norm(task, data.train.order.smallest_shard())
+    plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
+    parts = _parts(settings, task, plan, data)
+    options = _options(settings, frozen, plan, device)
+    inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
+    return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded)
+
+
+def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
+    """The data set and its loaders. Raises DataError for a missing train split, ConfigError for foreign generators."""
+    dataset: DataSet = build(settings.dataset, "data")
+    pipeline: Any = importlib.import_module(PIPELINES[settings.data.pipeline])
+    if "train" not in dataset.splits:
+        raise DataError(f"the data set has no train split; it has {', '.join(dataset.splits)}", key="data")
+    sources = {name: dataset.split(name) for name in ("train", "val", "test") if name in dataset.splits}
+    train = pipeline.train_loader(
+        pipeline.ShardReader(
+            sources["train"], build(settings.data.train_transforms, "data.train_transforms"), seed=settings.seed
+        ),
+        settings.data,
+        shards=shards,
+        limit=settings.trainer.limit_train_batches,
+        pin=pin,
+    )
+    transforms = build(settings.data.eval_transforms, "data.eval_transforms")
+
+    def held_out(split: str, limit: int | None) -> Any:
+        reader = pipeline.ShardReader(sources[split], transforms, seed=settings.seed)
+        return pipeline.eval_loader(reader, settings.data, limit=limit, pin=pin)
+
+    foreign = pipeline.foreign_generators(train.reader)
+    if foreign and settings.data.foreign_generators == "refuse":
+        raise ConfigError(
+            f"{', '.join(foreign)} draws from a random generator of its own, so no run with it can be repeated or "
+            "resumed exactly; use one that draws from torch's, NumPy's or Python's global generator, or set "
+            "data.foreign_generators=allow (the record then says exact: false)",
+            key="data.train_transforms",
+        )
+    return Data(sources, train, held_out, foreign)
+
+
+def build_task(settings: Settings, device: torch.device) -> tuple[Any, Loaded | None]:
+    """The task on its device, its weights drawn under the key of their role or taken over from a file."""
+    trainer, start = settings.trainer, settings.module.init_from
+    seed_everything(key(settings.seed, "init"))
+    task = build(settings.task, "module")
+    loaded = None
+    if start is not None:
+        start = start if isinstance(start, InitFrom) else InitFrom(start)
+        loaded = init_from(task.network, Path(start.path), start.min_loaded)
+    task.to(device)
+    if trainer.channels_last:
+        task.to(memory_format=torch.channels_last)
+    if trainer.compile:
+        task.network.compile(**(trainer.compile if isinstance(trainer.compile, dict) else {}))
+    return task, loaded
+
+
+def _parts(settings: Settings, task: Any, plan: Plan, data: Data) -> Parts:
+    trainer, module = settings.trainer, settings.module
+    factory = build({**module.optimizer, "_partial_": True}, "module.optimizer")
+    optimizer = build_optimizer(factory, task, module.param_groups)
+    ema, early, mode = trainer.ema, trainer.early_stopping, "max" if settings.maximise() else "min"
+    return Parts(
+        task=task,
+        optimizer=optimizer,
+        train=data.train,
+        val=data.loader("val", trainer.limit_val_batches),
+        test=data.loader("test", trainer.limit_test_batches) if trainer.test else None,
+        scheduler=_scheduler(settings, optimizer, plan),
+        batch_transforms=build(settings.data.batch_transforms, "data.batch_transforms"),
+        ema=EMA(task.network, ema.decay, ema.warmup) if ema else None,
+        early_stop=EarlyStop(early.patience, early.min_delta, mode) if early else None,  # type: ignore[arg-type]
+    )
+
+
+def _scheduler(settings: Settings, optimizer: torch.optim.Optimizer, plan: Plan) -> AnyScheduler | None:
+    """The schedule, told the run's length in calls of its `step`."""
+    module = settings.module
+    if module.lr_scheduler is None:
+        return None
+    if plan.total is None:
+        raise ConfigError("a schedule needs the run's length; set max_epochs or max_steps", key="trainer.max_epochs")
+    factory = build({**module.lr_scheduler, "_partial_": True}, "module.lr_scheduler")
+    if module.lr_interval == "step":
+        return build_scheduler(factory, optimizer, plan.total, plan.steps_per_epoch)
+    return build_scheduler(factory, optimizer, -(-plan.total // plan.steps_per_epoch), 1)
+
+
+def _options(settings: Settings, frozen: Frozen, plan: Plan, device: torch.device) -> Options:
+    trainer, module, warmup = settings.trainer, settings.module, 0
+    if module.lr_warmup is not None:
+        warmup = Duration.parse(module.lr_warmup, "st", "module.lr_warmup").steps(plan.steps_per_epoch, plan.total)
+    return Options(
+        seed=settings.seed,
+        device=device,
+        precision=trainer.precision,
+        shards=frozen.shards,
+        exact=frozen.reduce == "exact",
+        channels_last=trainer.channels_last,
+        clip=trainer.gradient_clip_val,
+        skip_nonfinite=trainer.on_nonfinite == "skip",
+        schedule_by_step=module.lr_interval == "step" and module.lr_scheduler is not None,
+        warmup_steps=warmup,
+        monitor=module.monitor,
+        maximise=settings.maximise(),
+        test=trainer.test,
+        warn_on_disk=settings.checkpoint.on_error == "warn",
+    )
+
+
+def header(assembly: Assembly) -> dict[str, str]:
+    """What a run says of itself at its start."""
+    options, frozen = assembly.options, assembly.frozen
+    lines = {
+        "exactness": f"exact: false ({'; '.join(assembly.inexact)})" if assembly.inexact else "bit-exact",
+        "device": f"{options.device}, precision {options.precision}, {frozen.threads} threads",
+        "arithmetic": f"{frozen.shards} shards, reduce {frozen.reduce}, deterministic {frozen.deterministic}",
+        "data": ", ".join(f"{name} {len(source)}" for name, source in assembly.data.sources.items()),
+    }
+    if not takes_found_inf(assembly.parts.optimizer) and options.device.type == "cuda":
+        lines["guard"] = "this optimizer takes no found_inf: one wait for the device a step (fused=true has none)"
+    if assembly.loaded is not None:
+        found = assembly.loaded
+        lines["weights"] = (
+            f"{len(found.loaded)} loaded, {len(found.reshaped)} of another shape, {len(found.skipped)} unused, "
+            f"{len(found.new)} new (sha256 {found.sha256[:12]})"
+        )
+    return lines

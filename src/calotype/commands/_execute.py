@@ -1,0 +1,176 @@
+"""Runs an assembled training inside a run folder: signals, status, logs, trackers. Shared by train, resume and
+verify.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from calotype.commands._assemble import Assembly
+from calotype.engine.checkpoint import Checkpoint, Checkpoints
+from calotype.engine.observe import Mirrors, Observer
+from calotype.engine.trainer import Trainer
+from calotype.errors import CalotypeError, Interrupted
+from calotype.record.folder import RunFolder
+from calotype.record.journal import CLOCK, JOURNAL, JsonLines, end_line
+from calotype.types import Shard, Tracker
+
+CTRL_C = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a tracker is told about a run when it starts. `step` is where it starts."""
+
+    folder: Path
+    name: str
+    total_steps: int
+    steps_per_epoch: int
+    header: Mapping[str, str]
+    step: int = 0
+
+
+@dataclass(slots=True)
+class Signals:
+    """The first SIGTERM, SIGUSR1 or Ctrl-C asks the run to stop after its step; a second Ctrl-C stops at once."""
+
+    name: str | None = None
+    _previous: dict[int, Any] = field(default_factory=dict)
+
+    def asked(self) -> str | None:
+        """The signal that asked, if one did."""
+        return self.name
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.name is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Listen within the context; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            self._previous[int(number)] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for caught, handler in self._previous.items():
+                signal.signal(caught, handler)
+
+
+class Messages:
+    """Lines for people: to stderr and to the run's train.log."""
+
+    def __init__(self, folder: RunFolder, *, quiet: bool = False) -> None:
+        self.path, self.quiet = folder.path / "train.log", quiet
+
+    def __call__(self, text: str) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with self.path.open("a") as file:
+            file.write(f"{now} {text}\n")
+        if not self.quiet:
+            sys.stderr.write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        """A line that asks for attention."""
+        self(f"warning: {text}")
+
+
+@dataclass(slots=True)
+class Execution:
+    """One process's share of a run: the assembled parts in their folder."""
+
+    assembly: Assembly
+    folder: RunFolder
+    on_shard: Callable[[str, Shard], None]
+    on_saved: Callable[[], None]
+    trackers: Sequence[Tracker] = ()
+    quiet: bool = False
+    header: Mapping[str, str] = field(default_factory=dict)
+    stop: Callable[[int], str | None] = lambda _: None
+
+    def checkpoints(self) -> Checkpoints:
+        """The folder's checkpoints, kept as the config says."""
+        settings, options = self.assembly.checkpoint, self.assembly.options
+        found = Checkpoints(
+            self.folder.checkpoints,
+            keep_last=settings.keep_last,
+            keep_best=settings.keep_best,
+            maximise=options.maximise,
+        )
+        found.prepare()
+        return found
+
+    def run(self, resume: Checkpoint | None = None) -> Trainer:
+        """Train to the end; the folder's status follows. Raises what ended the run otherwise."""
+        messages, signals = Messages(self.folder, quiet=self.quiet), Signals()
+        end_line(self.folder.path / CLOCK)
+        journal, clock = JsonLines(self.folder.path / JOURNAL), JsonLines(self.folder.path / CLOCK)
+        mirrors = Mirrors(self.trackers, messages.warn)
+        observer = Observer(journal, clock, mirrors, on_shard=self.on_shard, on_saved=self.on_saved)
+
+        def stop() -> str | None:
+            return signals.asked() or self.stop(trainer.state.step)
+
+        assembly = self.assembly
+        trainer = Trainer(assembly.parts, assembly.options, assembly.plan, observer, self.checkpoints(), stop)
+        trainer.elapsed = float(self.folder.status().get("seconds", 0.0))
+        started, status = time.monotonic() - trainer.elapsed, "failed"
+        self.folder.set_status("running", exit_code=None, total=assembly.plan.total, message=None)
+        view = Run(
+            self.folder.path,
+            self.folder.name,
+            assembly.plan.total or 0,
+            assembly.plan.steps_per_epoch,
+            self.header,
+            resume.step if resume else 0,
+        )
+        mirrors.call("start", view)
+        try:
+            with signals.caught():
+                trainer.fit(resume)
+                trainer.test()
+            status = "done"
+            self._settle(trainer, status, 0, started, None)
+        except CalotypeError as error:
+            status = "interrupted" if isinstance(error, Interrupted) else "failed"
+            code = CTRL_C if signals.asked() == "SIGINT" and status == "interrupted" else error.exit_code
+            self._settle(trainer, status, code, started, str(error))
+            if code == CTRL_C:
+                messages(str(error))
+                raise KeyboardInterrupt from error
+            raise
+        except BaseException as error:
+            self._settle(trainer, "failed", 1, started, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            mirrors.call("close", status)
+            journal.mark()
+            journal.close()
+            clock.close()
+        return trainer
+
+    def _settle(self, trainer: Trainer, state: str, code: int, started: float, message: str | None) -> None:
+        self.folder.set_status(
+            state,
+            exit_code=code,
+            step=trainer.state.step,
+            epoch=self.assembly.plan.epoch(trainer.state.step),
+            seconds=round(time.monotonic() - started, 3),
+            results=json.loads(json.dumps(trainer.results, default=str)) if state == "done" else None,
+            message=message,
+        )

@@ -1,0 +1,85 @@
+"""What a run read and was computed with, compared with what is here: the base of resume and verify."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calotype.commands._assemble import Assembly, Frozen
+from calotype.config.build import locate, resolve_env
+from calotype.config.check import check_schema
+from calotype.config.compose import Config, compose
+from calotype.config.targets import check_targets
+from calotype.config.trust import check_trusted
+from calotype.errors import RefusedError, UsageError
+from calotype.record import record as records
+from calotype.record.data import DataLock, SplitLock, differences
+from calotype.record.folder import RunFolder
+from calotype.record.ownership import is_own
+
+
+def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: Collection[str] = ()) -> Config:
+    """The config of a run, with overrides on top. Raises RefusedError for a config of somebody else's with other
+    targets.
+    """
+    file = folder.path / "config.yaml"
+    config = compose([str(file), *overrides])
+    if not is_own(file.read_bytes(), str(folder.record().get("signature", ""))):
+        check_trusted(config.tree, trust)
+    check_schema(config)
+    check_targets(config)
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where data and runs are on this machine, environment variables filled in."""
+
+    data: Path
+    runs: Path
+
+
+def paths(tree: Mapping[str, Any]) -> Paths:
+    """The node `paths` of a config. Raises ConfigError for a variable that is not set."""
+    resolved = resolve_env(tree["paths"], "paths")
+    return Paths(Path(resolved["data"]), Path(resolved["runs"]))
+
+
+def frozen(record: Mapping[str, Any]) -> Frozen:
+    """What `auto` became when the run was first launched."""
+    return Frozen(**record["frozen"])
+
+
+def data_lock(assembly: Assembly, tree: Mapping[str, Any]) -> DataLock:
+    """The first stage of the data lock, of the splits as they are now."""
+    root = paths(tree).data
+    return DataLock({name: SplitLock.of(source, root) for name, source in assembly.data.sources.items()})
+
+
+def changes(folder: RunFolder, config: Config, assembly: Assembly, lock: DataLock) -> dict[str, list[str]]:
+    """What differs from the record, by part; parts without a difference are left out."""
+    old, record = DataLock.load(folder.path), folder.record()
+    found = differences(old, lock)
+    if found:
+        digest = locate("calotype.data.reader.content_digests")
+        found = differences(old, lock, {name: digest(source) for name, source in assembly.data.sources.items()})
+    was = compose([str(folder.path / "config.yaml")]).tree
+    parts = {"config": records.changed_config(was, config.tree), "data": found}
+    parts |= records.changed_surroundings(record)
+    return {part: texts for part, texts in parts.items() if texts}
+
+
+def refuse_changes(found: Mapping[str, list[str]], allowed: Collection[str]) -> None:
+    """Raises RefusedError naming every difference whose part is not allowed."""
+    unknown = sorted(set(allowed) - set(records.PARTS))
+    if unknown:
+        raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(records.PARTS)}")
+    refused = {part: texts for part, texts in found.items() if part not in allowed}
+    if refused:
+        told = "\n".join(f"  {part}: {text}" for part, texts in refused.items() for text in texts)
+        raise RefusedError(
+            f"this is not what the run was recorded with:\n{told}\n"
+            f"Bring it back, or go on with it by --allow-changed {','.join(refused)} (the record will say so)"
+        )

@@ -1,0 +1,134 @@
+"""`calotype evaluate RUN`: measure a run's checkpoint on a split; equal to the number that training printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calotype.commands.status import add_run
+from calotype.errors import DataError, DiffersError, UsageError
+
+if TYPE_CHECKING:
+    from calotype.commands._assemble import Assembly
+    from calotype.config.compose import Config
+    from calotype.engine.evaluate import Evaluation
+
+HELP = "Measure a run's checkpoint on a split. Exits 5 when the metric misses --target."
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A trained model: `task` in evaluation mode with the checkpoint's weights, and what it was made from."""
+
+    folder: Path
+    checkpoint: str
+    step: int
+    tree: dict[str, Any]
+    task: Any
+    assembly: Assembly
+
+    @property
+    def network(self) -> Any:
+        """The network, an nn.Module."""
+        return self.task.network
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Measure a split. Raises DataError for one that the data set doesn't have."""
+        from calotype.engine.evaluate import evaluate
+        from calotype.engine.precision import Precision
+
+        data, options = self.assembly.data, self.assembly.options
+        loader = data.loader(split)
+        if loader is None:
+            raise DataError(f"the data set has no {split} split; it has {', '.join(data.sources)}")
+        precision = Precision(options.precision, options.device)
+        layout = self.assembly.layout()
+        measured = evaluate(self.task, loader, split, precision, lambda shard: shard.to(options.device, layout))
+        if measured is None:
+            raise RuntimeError("an evaluation that nothing stops has ended early")
+        return measured
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_run(parser)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="e.g. data.workers=0 paths.data=DIR")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-00001200")
+    parser.add_argument("--metric", metavar="NAME", help="what --target is about; by default the monitor's metric")
+    parser.add_argument("--target", type=float, metavar="T", help="exit 5 if the metric is worse than T")
+    parser.add_argument("--trust", action="append", default=[], metavar="PKG", help="allow targets of this package")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; its exit code."""
+    found = load(args.run, *args.overrides, checkpoint=args.checkpoint, runs=args.runs, trust=args.trust)
+    measured = found.evaluate(args.split)
+    scalars = measured.scalars()
+    if args.json:
+        report = {"run": str(found.folder), "checkpoint": found.checkpoint, "step": found.step, "split": args.split}
+        report |= {"count": measured.count, "ids": measured.ids, "metrics": dict(measured.metrics)}
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        told = "".join(f"  {name:16}{value:.4f}\n" for name, value in scalars.items())
+        sys.stdout.write(f"{found.folder.name} {found.checkpoint}: {measured.count} samples of {args.split}\n{told}")
+    if args.target is not None:
+        check_target(scalars, args.target, args.metric or _metric(found.tree, scalars), args.split)
+    return 0
+
+
+def check_target(scalars: dict[str, float], target: float, metric: str, split: str) -> None:
+    """Raises DiffersError when the metric is worse than the target: a loss above it, anything else below."""
+    name = f"{split}/{metric.rpartition('/')[2]}"
+    if name not in scalars:
+        raise UsageError(f"--metric {metric}: there are {', '.join(scalars)}")
+    value = scalars[name]
+    worse = value > target if name.endswith("loss") else value < target
+    if worse or value != value:  # noqa: PLR0124 - not a number is no target met
+        raise DiffersError(f"{name} is {value:.6g}, the target is {target:g}")
+
+
+def _metric(tree: dict[str, Any], scalars: dict[str, float]) -> str:
+    monitor = str(tree["module"]["monitor"])
+    if not monitor.endswith("loss"):
+        return monitor
+    return next((name for name in scalars if not name.endswith("loss")), monitor)
+
+
+def load(
+    run: str | Path,
+    *overrides: str,
+    checkpoint: str = "best",
+    runs: Path = Path("runs"),
+    trust: Collection[str] = (),
+) -> Loaded:
+    """A run's model as it was saved.
+
+    `run` is a run folder, an id, "last", or a checkpoint folder of a run. `checkpoint` is "best" (the last one, where
+    no best is kept), "last" or a folder's name. Raises UsageError, CheckpointError, RefusedError.
+    """
+    from calotype.commands._assemble import assemble
+    from calotype.commands._inputs import frozen, recorded_config
+    from calotype.engine.checkpoint import Checkpoints
+    from calotype.engine.state import load_exact
+    from calotype.record.folder import RunFolder
+
+    path = Path(run)
+    if (path / "manifest.json").is_file():
+        run, checkpoint = path.resolve().parent.parent, path.resolve().name
+    folder = RunFolder.find(run, runs)
+    config: Config = recorded_config(folder, overrides, trust)
+    assembly = assemble(config.tree, frozen(folder.record()))
+    found = Checkpoints(folder.checkpoints)
+    chosen = found.named("last" if checkpoint == "best" and not found.has_best() else checkpoint)
+    task = assembly.parts.task
+    load_exact(task.network, chosen.model(), str(chosen.folder))
+    task.load_state_dict(chosen.training()["task"], strict=False)
+    task.eval()
+    return Loaded(folder.path, chosen.folder.name, chosen.step, config.tree, task, assembly)

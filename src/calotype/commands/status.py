@@ -1,0 +1,37 @@
+"""`calotype status RUN`: how a run is doing; exits with the run's code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from calotype.record.folder import RunFolder
+
+HELP = "Say how a run is doing, and exit with its code: 0 done or running, 75 to be resumed."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_run(parser)
+    parser.add_argument("--json", action="store_true", help="print the status as one JSON object")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add RUN and `--runs`."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, an id, or the word last")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (paths.runs)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; the run's exit code."""
+    folder = RunFolder.find(args.run, args.runs)
+    status = folder.status()
+    if args.json:
+        sys.stdout.write(json.dumps({"run": folder.name, **status}) + "\n")
+    else:
+        steps = f"step {status.get('step', 0)} of {status.get('total') or '?'}"
+        message = f": {status['message']}" if status.get("message") else ""
+        sys.stdout.write(f"{folder.name}  {status.get('state', 'unknown')}  {steps}{message}\n")
+    return int(status.get("exit_code") or 0)

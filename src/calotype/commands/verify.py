@@ -1,0 +1,237 @@
+"""`calotype verify RUN`: run a run again, here, and compare it bit for bit with its journal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calotype.commands.status import add_run
+from calotype.errors import DiffersError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from calotype.commands._assemble import Assembly
+    from calotype.record.compare import Difference
+    from calotype.record.data import DataLock
+    from calotype.record.folder import RunFolder
+    from calotype.types import Shard
+
+HELP = "Run a run again and compare it bit for bit: equal, or the first step that differs and in what (exit 5)."
+QUICK = 20
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What verify found. `changed` is what is not as recorded, `difference` the first line of the journals that
+    differs.
+    """
+
+    run: str
+    steps: int
+    events: int
+    whole: bool
+    changed: dict[str, list[str]]
+    difference: Difference | None = None
+    exact: bool = True
+    allowed: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether every bit that was compared is equal."""
+        return self.difference is None
+
+    @property
+    def holds(self) -> bool:
+        """Equal, and nothing differs from the record but what was allowed."""
+        return self.equal and not set(self.changed) - set(self.allowed)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_run(parser)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="e.g. paths.data=DIR")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, metavar="N", help="only the first N steps")
+    length.add_argument("--quick", action="store_true", help=f"only the first {QUICK} steps")
+    parser.add_argument("--workers", type=int, metavar="M", help="read the data by M workers")
+    parser.add_argument("--resume-at", type=int, metavar="K", help="stop after K steps and resume on the way")
+    parser.add_argument(
+        "--allow-changed", default="", metavar="PARTS", help="accept changed config,data,code,packages,..."
+    )
+    parser.add_argument("--trust", action="append", default=[], metavar="PKG", help="allow targets of this package")
+    parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; 0 or 5."""
+    overrides = [*args.overrides, *([f"data.workers={args.workers}"] if args.workers is not None else [])]
+    verdict = verify(
+        args.run,
+        *overrides,
+        steps=QUICK if args.quick else args.steps,
+        resume_at=args.resume_at,
+        allow_changed=[part for part in args.allow_changed.split(",") if part],
+        runs=args.runs,
+        trust=args.trust,
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(as_json(verdict)) + "\n")
+    else:
+        sys.stdout.write(told(verdict))
+    return 0 if verdict.holds else DiffersError.exit_code
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as plain data."""
+    found = verdict.difference
+    return {
+        "run": verdict.run,
+        "equal": verdict.equal,
+        "holds": verdict.holds,
+        "whole": verdict.whole,
+        "steps": verdict.steps,
+        "events": verdict.events,
+        "exact": verdict.exact,
+        "changed": verdict.changed,
+        "difference": found and {"step": found.step, "what": found.what, "recorded": found.recorded, "now": found.now},
+        "tensors": found.tensors if found else [],
+    }
+
+
+def told(verdict: Verdict) -> str:
+    """The verdict for people."""
+    lines = [f"  not as recorded, {part}: {text}" for part, texts in verdict.changed.items() for text in texts]
+    if not verdict.exact:
+        lines.append("  the record says exact: false, so equal bits were never promised")
+    found = verdict.difference
+    if found is None:
+        extent = "the whole run" if verdict.whole else "the start of the run"
+        but = "" if verdict.holds else ", but not from what was recorded"
+        lines.append(f"equal{but}: {verdict.steps} steps and {verdict.events} events, {extent}")
+    else:
+        lines.append(f"differs first at step {found.step} in {found.what}: {found.recorded} recorded, {found.now} now")
+        if found.tensors:
+            more = f" and {len(found.tensors) - 8} more" if len(found.tensors) > 8 else ""
+            lines.append(f"  tensors that differ at step {found.at}: {', '.join(found.tensors[:8])}{more}")
+    return f"verify {verdict.run}\n" + "\n".join(lines) + "\n"
+
+
+def verify(
+    run: str | Path,
+    *overrides: str,
+    steps: int | None = None,
+    resume_at: int | None = None,
+    allow_changed: Collection[str] = (),
+    runs: Path = Path("runs"),
+    trust: Collection[str] = (),
+) -> Verdict:
+    """Run `run` again, or its first `steps` steps, in a folder of its own, and compare the journals.
+
+    `resume_at` stops it after so many steps and goes on in freshly built objects. An unfinished run is compared as far
+    as it came. Raises what a run raises; a difference is no error here but part of the verdict.
+    """
+    from calotype.commands._assemble import assemble
+    from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
+    from calotype.record.compare import compare, length
+    from calotype.record.folder import RunFolder
+    from calotype.record.journal import JOURNAL
+    from calotype.record.record import PARTS
+
+    if unknown := sorted(set(allow_changed) - set(PARTS)):
+        raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
+    folder = RunFolder.find(run, runs)
+    record, journal = folder.record(), folder.path / JOURNAL
+    config = recorded_config(folder, overrides, trust)
+    assembly = assemble(config.tree, frozen(record))
+    lock = data_lock(assembly, config.tree)
+    changed = changes(folder, config, assembly, lock) | _recomposed(record, folder)
+    recorded = length(journal)
+    limit = min(steps, recorded.steps) if steps is not None else None if recorded.ended else recorded.steps
+    with tempfile.TemporaryDirectory(prefix="calotype-verify-") as temporary:
+        again = RunFolder(Path(temporary))
+        assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=recorded.ended_by_time)
+        seen = _Seen(folder, lock)
+        if resume_at is not None:
+            _stretch(assembly, again, seen, resume_at)
+            assembly = assemble(config.tree, frozen(record))
+            assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=recorded.ended_by_time)
+        _stretch(assembly, again, seen, limit)
+        result = compare(journal, again.path / JOURNAL, whole=limit is None)
+    if seen.changed:
+        changed["data"] = [*changed.get("data", []), *seen.told()]
+    return Verdict(
+        folder.name,
+        result.steps,
+        result.events,
+        limit is None,
+        changed,
+        result.difference,
+        bool(record.get("exact", True)),
+        list(allow_changed),
+    )
+
+
+class _Seen:
+    """Compares the samples that are read with the recorded digests, and remembers those that differ."""
+
+    def __init__(self, folder: RunFolder, lock: DataLock) -> None:
+        from calotype.record.data import DataLock
+
+        self.lock = lock
+        self.lock.inherit(DataLock.load(folder.path))
+        self.changed: dict[str, set[int]] = {}
+
+    def __call__(self, split: str, shard: Shard) -> None:
+        if split in self.lock.splits and shard.contents is not None:
+            differ = self.lock.splits[split].take(shard.ids, shard.contents)
+            self.changed.setdefault(split, set()).update(map(int, differ)) if len(differ) else None
+
+    def told(self) -> list[str]:
+        """The samples that differ, a line a split."""
+        return [
+            f"{split}: {len(ids)} of the samples read here differ from the recorded ones (ids {sorted(ids)[:5]})"
+            for split, ids in self.changed.items()
+        ]
+
+
+def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> dict[str, list[str]]:
+    """What the run's own command composes to today, where that isn't what it did then: a default that was changed.
+
+    A config file that is gone is no difference: the run's own copy is complete.
+    """
+    from calotype.config.compose import compose
+    from calotype.errors import ConfigError
+    from calotype.record.record import changed_config
+
+    if any(item.startswith("/") and not Path(item).is_file() for item in record["command"]):
+        return {}
+    try:
+        today = compose(record["command"], config_dirs=[Path(path) for path in record["search"]]).tree
+    except ConfigError as error:
+        return {"config": [f"the run's command composes no more: {error}"]}
+    found = changed_config(compose([str(folder.path / "config.yaml")]).tree, today)
+    return {"config": [f"the run's command gives {text}" for text in found]} if found else {}
+
+
+def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | None) -> None:
+    """Train in `folder` from where it stands to the end, or until so many steps are done."""
+    from calotype.commands._execute import Execution
+    from calotype.engine.checkpoint import Checkpoints
+
+    (folder.path / "status.json").write_text("{}")
+    checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
+
+    def stop(step: int) -> str | None:
+        return "verify" if until is not None and step >= until else None
+
+    execution = Execution(assembly, folder, seen, lambda: None, quiet=True, stop=stop)
+    try:
+        execution.run(checkpoint)
+    except Interrupted:
+        if until is None:
+            raise
