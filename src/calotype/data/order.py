@@ -42,8 +42,8 @@ class Order(Protocol):
 class Batching:
     """How an epoch is cut: into batches of `batch_size`, each into `shards`.
 
-    With `drop_last` the samples left over at an epoch's end wait for another epoch's permutation; without it they make a
-    smaller batch. `limit` ends an epoch after so many batches.
+    With `drop_last` the samples left over at an epoch's end wait for another epoch's permutation; without it they
+    make a smaller batch. `limit` ends an epoch after so many batches.
     """
 
     batch_size: int
