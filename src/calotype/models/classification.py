@@ -1,7 +1,8 @@
 """Classifiers for images of a few pixels. For larger ones name timm's: `_target_: timm.create_model`.
 
-Unusual: the last pooling is a plain maximum over the map: after three epochs on Fashion-MNIST it is two points better
-than the mean, and unlike adaptive pooling it has a deterministic backward on CUDA.
+Unusual: the map is pooled by the sum of its maximum and its mean. On Fashion-MNIST after three epochs the maximum is
+worth two points over the mean alone, on the digits the mean is the steadier one, and the sum is as good as either. Both
+are plain reductions, since adaptive pooling has no deterministic backward on CUDA.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """3x3 convolutions with batch norm, halving after each width but the last, maximum over the map, a linear layer.
+    """3x3 convolutions with batch norm, halving after each width but the last, maximum + mean over the map, linear.
 
     (n, in_channels, H, W) -> (n, num_classes) logits; H and W at least 2^(len(widths) - 1).
     """
@@ -37,5 +38,6 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of normalised images."""
-        logits: Tensor = self.classifier(self.dropout(self.features(images).amax((2, 3))))
+        maps = self.features(images)
+        logits: Tensor = self.classifier(self.dropout(maps.amax((2, 3)) + maps.mean((2, 3))))
         return logits
