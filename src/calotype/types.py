@@ -7,7 +7,7 @@ pixels; masks are int64 with 255 as void; steps and epochs count from 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -184,7 +184,7 @@ class Loader(Protocol):
     def steps_per_epoch(self) -> int: ...
     @property
     def exact(self) -> bool: ...
-    def steps(self, start: int, stop: int | None = None) -> Iterator[Batch]: ...
+    def steps(self, start: int, stop: int | None = None) -> Generator[Batch, None, None]: ...
 
 
 class Tracker(Protocol):

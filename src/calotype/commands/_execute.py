@@ -5,7 +5,6 @@ verify.
 from __future__ import annotations
 
 import datetime
-import json
 import signal
 import sys
 import threading
@@ -115,62 +114,76 @@ class Execution:
         found.prepare()
         return found
 
-    def run(self, resume: Checkpoint | None = None) -> Trainer:
+    def run(self, resume: Checkpoint | None = None, *, replanned: bool = False) -> Trainer:
         """Train to the end; the folder's status follows. Raises what ended the run otherwise."""
-        messages, signals = Messages(self.folder, quiet=self.quiet), Signals()
-        end_line(self.folder.path / CLOCK)
-        journal, clock = JsonLines(self.folder.path / JOURNAL), JsonLines(self.folder.path / CLOCK)
-        mirrors = Mirrors(self.trackers, messages.warn)
-        observer = Observer(journal, clock, mirrors, on_shard=self.on_shard, on_saved=self.on_saved)
+        signals, before = Signals(), float(self.folder.status().get("seconds") or 0.0)
+        started = time.monotonic() - before
+        with self._logs() as (journal, clock):
+            mirrors = Mirrors(self.trackers, Messages(self.folder, quiet=self.quiet).warn)
 
-        def stop() -> str | None:
-            return signals.asked() or self.stop(trainer.state.step)
+            def saved() -> None:
+                self.on_saved()
+                self._status(trainer, "running", None, started)
 
-        assembly = self.assembly
-        trainer = Trainer(assembly.parts, assembly.options, assembly.plan, observer, self.checkpoints(), stop)
-        trainer.elapsed = float(self.folder.status().get("seconds", 0.0))
-        started, status = time.monotonic() - trainer.elapsed, "failed"
-        self.folder.set_status("running", exit_code=None, total=assembly.plan.total, message=None)
-        view = Run(
-            self.folder.path,
-            self.folder.name,
-            assembly.plan.total or 0,
-            assembly.plan.steps_per_epoch,
-            self.header,
-            resume.step if resume else 0,
-        )
-        mirrors.call("start", view)
-        try:
-            with signals.caught():
-                trainer.fit(resume)
-                trainer.test()
-            status = "done"
-            self._settle(trainer, status, 0, started, None)
-        except CalotypeError as error:
-            status = "interrupted" if isinstance(error, Interrupted) else "failed"
-            code = CTRL_C if signals.asked() == "SIGINT" and status == "interrupted" else error.exit_code
-            self._settle(trainer, status, code, started, str(error))
-            if code == CTRL_C:
-                messages(str(error))
-                raise KeyboardInterrupt from error
-            raise
-        except BaseException as error:
-            self._settle(trainer, "failed", 1, started, f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            mirrors.call("close", status)
-            journal.mark()
-            journal.close()
-            clock.close()
+            def stop() -> str | None:
+                return signals.asked() or self.stop(trainer.state.step)
+
+            observer = Observer(journal, clock, mirrors, on_shard=self.on_shard, on_saved=saved)
+            assembly = self.assembly
+            trainer = Trainer(assembly.parts, assembly.options, assembly.plan, observer, self.checkpoints(), stop)
+            trainer.elapsed = before
+            self._status(trainer, "running", None, started)
+            mirrors.call("start", self._about(resume.step if resume else 0))
+            state = "failed"
+            try:
+                with signals.caught():
+                    trainer.fit(resume, replanned=replanned)
+                    trainer.test()
+                state = "done"
+                self._status(trainer, state, 0, started)
+            except BaseException as error:
+                state = "interrupted" if isinstance(error, Interrupted) else "failed"
+                self._ended_by(error, trainer, signals, started)
+                raise
+            finally:
+                mirrors.call("close", state)
         return trainer
 
-    def _settle(self, trainer: Trainer, state: str, code: int, started: float, message: str | None) -> None:
+    @contextmanager
+    def _logs(self) -> Iterator[tuple[JsonLines, JsonLines]]:
+        end_line(self.folder.path / CLOCK)
+        journal, clock = JsonLines(self.folder.path / JOURNAL), JsonLines(self.folder.path / CLOCK)
+        try:
+            yield journal, clock
+        finally:
+            journal.close()
+            clock.close()
+
+    def _about(self, step: int) -> Run:
+        plan, folder = self.assembly.plan, self.folder
+        return Run(folder.path, folder.name, plan.total or 0, plan.steps_per_epoch, self.header, step)
+
+    def _ended_by(self, error: BaseException, trainer: Trainer, signals: Signals, started: float) -> None:
+        """Write down how the run ended; a Ctrl-C that was obeyed leaves as KeyboardInterrupt."""
+        if isinstance(error, Interrupted) and signals.asked() == "SIGINT":
+            self._status(trainer, "interrupted", CTRL_C, started, str(error))
+            Messages(self.folder, quiet=self.quiet)(str(error))
+            raise KeyboardInterrupt from error
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        code = CTRL_C if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+        message = str(error) if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"
+        self._status(trainer, state, code, started, message)
+
+    def _status(
+        self, trainer: Trainer, state: str, code: int | None, started: float, message: str | None = None
+    ) -> None:
         self.folder.set_status(
             state,
             exit_code=code,
             step=trainer.state.step,
+            total=self.assembly.plan.total,
             epoch=self.assembly.plan.epoch(trainer.state.step),
             seconds=round(time.monotonic() - started, 3),
-            results=json.loads(json.dumps(trainer.results, default=str)) if state == "done" else None,
+            results=trainer.state.results,
             message=message,
         )

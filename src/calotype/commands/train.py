@@ -187,7 +187,7 @@ def go_on(
         checkpoint = _newest(folder, assembly, strict=strict)
         entry = {"resumed_at": checkpoint.step if checkpoint else 0, "allowed": sorted(found), "changed": found}
         records.extend(folder, **entry)
-        return _run(folder, config, assembly, lock, checkpoint, quiet=quiet)
+        return _run(folder, config, assembly, lock, checkpoint, quiet=quiet, replanned="config" in found)
 
 
 def _newest(folder: RunFolder, assembly: Assembly, *, strict: bool) -> Checkpoint | None:
@@ -224,6 +224,7 @@ def _run(
     checkpoint: Checkpoint | None,
     *,
     quiet: bool,
+    replanned: bool = False,
 ) -> Result:
     from calotype.commands._assemble import header
     from calotype.commands._execute import Execution
@@ -235,5 +236,5 @@ def _run(
     execution = Execution(
         assembly, folder, lock.see, lambda: lock.save(folder.path), trackers, quiet=quiet, header=about
     )
-    trainer = execution.run(checkpoint)
-    return Result(folder.path, "done", trainer.state.step, dict(trainer.results))
+    trainer = execution.run(checkpoint, replanned=replanned)
+    return Result(folder.path, "done", trainer.state.step, dict(trainer.state.results))

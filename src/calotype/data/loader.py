@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,8 +43,17 @@ class _Plans:
 class NativeLoader:
     """Reads the batches of an order. `workers=0` reads in this process; `timeout` bounds the wait for one shard."""
 
-    def __init__(self, reader: ShardReader, order: Order, settings: DataSettings, *, pin: bool = False) -> None:
+    def __init__(
+        self,
+        reader: ShardReader,
+        order: Order,
+        settings: DataSettings,
+        *,
+        pin: bool = False,
+        workers: int | None = None,
+    ) -> None:
         self.reader, self.order, self.settings, self.pin = reader, order, settings, pin
+        self.workers = settings.workers if workers is None else workers
         self.timeout = seconds(settings.timeout, "data.timeout")
         self.exact = True
 
@@ -53,13 +62,13 @@ class NativeLoader:
         """Batches in an epoch."""
         return self.order.steps_per_epoch
 
-    def steps(self, start: int, stop: int | None = None) -> Iterator[Batch]:
+    def steps(self, start: int, stop: int | None = None) -> Generator[Batch, None, None]:
         """The batches of steps start..stop (for ever without `stop`).
 
         Raises DataError for a sample that can't be read, Interrupted when a worker dies or hangs.
         """
         plans = _Plans(self.order, start, stop)
-        shards = self._here(plans) if self.settings.workers == 0 else self._by_workers(plans)
+        shards = self._here(plans) if self.workers == 0 else self._by_workers(plans)
         while True:
             first = next(shards, None)
             if first is None:
@@ -83,7 +92,7 @@ class NativeLoader:
                     sampler=plans,
                     batch_size=None,
                     collate_fn=_same,
-                    num_workers=self.settings.workers,
+                    num_workers=self.workers,
                     prefetch_factor=self.settings.prefetch,
                     worker_init_fn=_start_worker,
                     generator=torch.Generator(),
@@ -148,9 +157,13 @@ def train_loader(
 def eval_loader(
     reader: ShardReader, settings: DataSettings, *, limit: int | None = None, pin: bool = False
 ) -> NativeLoader:
-    """The loader of an evaluation: every sample once in the order of ids, `limit` batches at most."""
+    """The loader of an evaluation: every sample once in the order of ids, `limit` batches at most.
+
+    A few batches are read sooner here than by workers that have to be started for them.
+    """
     order = EvalOrder(reader.source.ids, settings.eval_batch_size, limit=limit)
-    return NativeLoader(reader, order, settings, pin=pin)
+    workers = 0 if order.steps_per_epoch < 2 * settings.workers else settings.workers
+    return NativeLoader(reader, order, settings, pin=pin, workers=workers)
 
 
 def foreign_generators(reader: ShardReader, samples: int = 8) -> list[str]:

@@ -11,10 +11,10 @@ from a checkpoint taken in the middle of it repeats.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +73,11 @@ class Options:
 
 @dataclass(slots=True)
 class LoopState:
-    """Where the loop is: steps done, the monitor's values by step, why it ended."""
+    """Where the loop is: steps done, the monitor's values by step, the last value of each metric, why it ended."""
 
     step: int = 0
     scores: dict[int, float] = field(default_factory=dict)
+    results: dict[str, float] = field(default_factory=dict)
     ended: str | None = None
 
 
@@ -92,14 +93,8 @@ class Trainer:
         checkpoints: Checkpoints,
         stop: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.parts, self.options, self.plan, self.observer, self.checkpoints = (
-            parts,
-            options,
-            plan,
-            observer,
-            checkpoints,
-        )
-        self.stop_signal = stop
+        self.parts, self.options, self.plan = parts, options, plan
+        self.observer, self.checkpoints, self.stop_signal = observer, checkpoints, stop
         self.task: Any = parts.task
         self.state = LoopState()
         self.precision = Precision(options.precision, options.device)
@@ -109,28 +104,35 @@ class Trainer:
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
         self.warmup = Warmup(options.warmup_steps)
         self.started, self.elapsed = time.monotonic(), 0.0
-        self.results: dict[str, Any] = {}
 
     # --- the loop
 
-    def fit(self, resume: Checkpoint | None = None) -> LoopState:
-        """Train to the end of the plan, from step 0 or from `resume`. Raises Interrupted with the state saved."""
+    def fit(self, resume: Checkpoint | None = None, *, replanned: bool = False) -> LoopState:
+        """Train to the end of the plan, from step 0 or from `resume`. Raises Interrupted with the state saved.
+
+        `replanned`: the plan is another one than the checkpoint's, so what ended that run may not end this one.
+        """
         self.task.train()
         part = self._restore(resume) if resume else self._begin()
+        if replanned and not self.plan.ends(self.state.step):
+            self.state.ended = None
         if part:
             self._finish_step()
-        waiting = time.perf_counter()
-        batches = self.parts.train.steps(self.state.step, self.plan.total)
-        while self.state.ended is None:
-            batch = next(batches)
-            begun = time.perf_counter()
-            pending = self.step(batch)
-            self.state.step += 1
-            self.observer.step(pending, begun - waiting)
-            fault("after_step")
-            self._finish_step()
-            waiting = time.perf_counter()
+        with closing(self.parts.train.steps(self.state.step, self.plan.total)) as batches:
+            while self.state.ended is None:
+                self._next(batches)
         return self.state
+
+    def _next(self, batches: Iterator[Batch]) -> None:
+        """Fetch, compute, observe, and do what is due."""
+        waiting = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - waiting
+        pending = self.step(batch)
+        self.state.step += 1
+        self.observer.step(pending, waited)
+        fault("after_step")
+        self._finish_step()
 
     def step(self, batch: Batch) -> PendingStep:
         """One optimizer update from one batch."""
@@ -234,8 +236,7 @@ class Trainer:
             self._interrupt(signal)
         if self.parts.val is not None and (plan.validates(step) or ended):
             ended = self._validate() or ended
-        if plan.ends_epoch(step) and not self._steps_on_monitor() and not self.options.schedule_by_step:
-            cast(LRScheduler, self.parts.scheduler).step()
+        self._schedule_epoch(step)
         self.state.ended = ended
         if ended:
             self.observer.event("end", step, reason=ended)
@@ -261,12 +262,15 @@ class Trainer:
                 key="module.monitor",
             )
         self.state.scores[step] = score
-        if self._steps_on_monitor():
-            cast(ReduceLROnPlateau, parts.scheduler).step(score)
+        if isinstance(parts.scheduler, ReduceLROnPlateau):
+            parts.scheduler.step(score)
         return "patience" if parts.early_stop is not None and parts.early_stop(score) else None
 
-    def _steps_on_monitor(self) -> bool:
-        return self.parts.scheduler is None or isinstance(self.parts.scheduler, ReduceLROnPlateau)
+    def _schedule_epoch(self, step: int) -> None:
+        """Step a schedule by epochs; one that follows the monitor was stepped by the validation."""
+        scheduler = self.parts.scheduler
+        if isinstance(scheduler, LRScheduler) and not self.options.schedule_by_step and self.plan.ends_epoch(step):
+            scheduler.step()
 
     def _evaluate(self, loader: Loader, split: str) -> Evaluation:
         def place(shard: Shard) -> Shard:
@@ -276,12 +280,11 @@ class Trainer:
         with self.parts.ema.swapped() if self.parts.ema and split == "val" else nullcontext():
             measured = evaluate(self.task, loader, split, self.precision, place, stop=lambda: bool(self.stop_signal()))
         if measured is None:
-            self._interrupt(str(self.stop_signal()))
-        measured = cast(Evaluation, measured)
+            self._interrupt(str(self.stop_signal()), save=self.state.ended is None)
         values = {"split": split, "count": measured.count, "ids": measured.ids, "metrics": dict(measured.metrics)}
         self.observer.event("evaluation", self.state.step, **values)
         self.observer.scalars(self.state.step, measured.scalars())
-        self.results |= measured.scalars()
+        self.state.results |= measured.scalars()
         return measured
 
     def test(self) -> None:
@@ -308,9 +311,10 @@ class Trainer:
         path = self.checkpoints.save(self.state.step, self.network_state(), training, self.state.scores, part=part)
         self.observer.saved(path)
 
-    def _interrupt(self, signal: str) -> None:
+    def _interrupt(self, signal: str, *, save: bool = True) -> NoReturn:
         """Save the state as it is before what is due at this step, and leave."""
-        self._save(part=True)
+        if save:
+            self._save(part=True)
         raise Interrupted(f"stopped by {signal} after step {self.state.step - 1}; `--resume` continues from there")
 
     def network_state(self) -> Mapping[str, Tensor]:
@@ -328,7 +332,7 @@ class Trainer:
         if parts.early_stop:
             state["early_stop"] = parts.early_stop.state_dict()
         state["precision"] = self.precision.state_dict()
-        state["loop"] = {"step": self.state.step, "scores": dict(self.state.scores), "ended": self.state.ended}
+        state["loop"] = asdict(self.state)
         return state
 
     def _begin(self) -> bool:
