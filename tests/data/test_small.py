@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gzip
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torchvision import tv_tensors
 
 from calotype.data.idx import read_idx
 from calotype.data.small import MNIST, Digits, FashionMNIST
@@ -53,6 +58,40 @@ class TestMNIST(SourceContract):
 
     def make(self) -> MNIST:
         return MNIST(self.root)
+
+
+class Gradients:
+    """A third party's data set, which knows nothing of Calotype but its error: drawn pictures, no files."""
+
+    classes = ("dark", "light")
+    splits = ("train", "test")
+
+    def split(self, name: str) -> Gradients.Part:
+        if name not in self.splits:
+            raise DataError(f"no split {name}")
+        return self.Part(np.arange(10) * 2 + self.splits.index(name))
+
+    @dataclass
+    class Part:
+        ids: np.ndarray
+        files: tuple[Path, ...] = ()
+        containers: Mapping[Path, str] = field(default_factory=dict)
+
+        def __len__(self) -> int:
+            return len(self.ids)
+
+        def __getitem__(self, position: int) -> dict[str, Any]:
+            number = int(self.ids[position])
+            image = tv_tensors.Image(torch.full((3, 4, 5), 12 * number, dtype=torch.uint8))
+            return {"image": image, "label": int(number >= 10)}
+
+        def name(self, position: int) -> str:
+            return f"gradient {self.ids[position]}"
+
+
+class TestThirdParty(SourceContract):
+    def make(self) -> Gradients:
+        return Gradients()
 
 
 def test_digits_are_scikit_learns() -> None:
