@@ -41,7 +41,7 @@ format: env  ## sort imports and format
 	$(BIN)/ruff format
 
 bench-loop: $(BENCH)  ## microseconds per step beside a bare loop, ignite, accelerate and Lightning
-	$(BIN)/python benchmarks/bench_loop.py $(ARGS)
+	$(BIN)/python -m benchmarks.bench_loop $(ARGS)
 
 clear:  ## remove caches and build leftovers; keeps .venv and runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info

@@ -14,7 +14,7 @@ from pathlib import Path
 
 PACKAGE = "calotype"
 
-BASE = frozenset({"errors", "types", "keys", "settings", "faults", "files"})
+BASE = frozenset({"errors", "types", "keys", "settings", "faults", "files", "digest"})
 MIDDLE = frozenset({"config", "engine", "record", "analysis"})
 PLUGINS = frozenset({"data", "models", "tasks", "tracking", "losses", "metrics"})
 
