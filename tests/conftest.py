@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run side by side on tensors so small that a second thread costs more than it does; on busy cores a hundredfold.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 pytest.register_assert_rewrite("tests.contracts")
 
 
