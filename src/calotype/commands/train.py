@@ -156,7 +156,7 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
         except BaseException:
             shutil.rmtree(folder.path, ignore_errors=True)
             raise
-        return _run(folder, config, assembly, lock, None, quiet=quiet)
+        return _Job(folder, config, assembly, lock, quiet).run()
 
 
 def go_on(
@@ -187,7 +187,7 @@ def go_on(
         checkpoint = _newest(folder, assembly, strict=strict)
         entry = {"resumed_at": checkpoint.step if checkpoint else 0, "allowed": sorted(found), "changed": found}
         records.extend(folder, **entry)
-        return _run(folder, config, assembly, lock, checkpoint, quiet=quiet, replanned="config" in found)
+        return _Job(folder, config, assembly, lock, quiet).run(checkpoint, replanned="config" in found)
 
 
 def _newest(folder: RunFolder, assembly: Assembly, *, strict: bool) -> Checkpoint | None:
@@ -216,25 +216,30 @@ def _checkpoints(folder: RunFolder, assembly: Assembly) -> Checkpoints:
     return Checkpoints(folder.checkpoints, maximise=assembly.options.maximise)
 
 
-def _run(
-    folder: RunFolder,
-    config: Config,
-    assembly: Assembly,
-    lock: DataLock,
-    checkpoint: Checkpoint | None,
-    *,
-    quiet: bool,
-    replanned: bool = False,
-) -> Result:
-    from calotype.commands._assemble import header
-    from calotype.commands._execute import Execution
-    from calotype.config.build import build
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A run that is ready to train in its folder."""
 
-    built = {} if quiet else build(config.tree["tracking"], "tracking")
-    trackers = [tracker for tracker in built.values() if tracker is not None]
-    about = header(assembly) | {"folder": str(folder.path)}
-    execution = Execution(
-        assembly, folder, lock.see, lambda: lock.save(folder.path), trackers, quiet=quiet, header=about
-    )
-    trainer = execution.run(checkpoint, replanned=replanned)
-    return Result(folder.path, "done", trainer.state.step, dict(trainer.state.results))
+    folder: RunFolder
+    config: Config
+    assembly: Assembly
+    lock: DataLock
+    quiet: bool
+
+    def run(self, checkpoint: Checkpoint | None = None, *, replanned: bool = False) -> Result:
+        from calotype.commands._assemble import header
+        from calotype.commands._execute import Execution
+        from calotype.config.build import build
+
+        built = {} if self.quiet else build(self.config.tree["tracking"], "tracking")
+        execution = Execution(
+            self.assembly,
+            self.folder,
+            on_shard=self.lock.see,
+            on_saved=lambda: self.lock.save(self.folder.path),
+            trackers=[tracker for tracker in built.values() if tracker is not None],
+            quiet=self.quiet,
+            header=header(self.assembly) | {"folder": str(self.folder.path)},
+        )
+        trainer = execution.run(checkpoint, replanned=replanned)
+        return Result(self.folder.path, "done", trainer.state.step, dict(trainer.state.results))
