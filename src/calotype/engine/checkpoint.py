@@ -5,7 +5,7 @@
         model.safetensors      the network's own keys: what evaluate and predict use (the average, when one is kept)
         training.safetensors   tensors of the training state
         training.json          the rest of it
-        manifest.json          step, format, tied names, and size and sha256 of each file
+        manifest.json          step, format, tied names, sha256 of each file, and a digest of all that
       last  best               one line each: the name of a folder
 
 A folder is written under a temporary name, synced and renamed, then the pointers follow, so at every instant `last`
@@ -16,12 +16,14 @@ sound one is used. Deleting moves the pointers first. A signal in the middle of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from calotype.digest import Digest
 from calotype.engine.codec import decode, encode
 from calotype.errors import CheckpointError, RunFolderError
 from calotype.faults import fault
@@ -109,8 +112,17 @@ def contents(step: int, network: Mapping[str, Tensor], training: Mapping[str, An
         MODEL: to_bytes(model),
         TENSORS: to_bytes(tensors),
         STATE: json.dumps(state, allow_nan=False).encode(),
-        MANIFEST: lambda digests: json.dumps(manifest | {"sha256": dict(digests)}, indent=2).encode(),
+        MANIFEST: lambda digests: _sealed(manifest | {"sha256": dict(digests)}),
     }
+
+
+def _sealed(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps({**manifest, "seal": _seal(manifest)}, indent=2).encode()
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The manifest's digest of itself, so that a flipped bit in a step or a name is seen too."""
+    return Digest().add(json.dumps(manifest, sort_keys=True)).hex()
 
 
 class Checkpoints:
@@ -147,7 +159,7 @@ class Checkpoints:
         folder = self.folder / name_of(step, part=part)
         files = contents(step, network, training)
         try:
-            self._set_aside(folder)
+            self._set_aside(folder, files)
             fault("before_write")
             if not folder.exists():
                 write_folder(folder, files)
@@ -160,14 +172,15 @@ class Checkpoints:
         self._prune(folder.name, scores)
         return folder
 
-    def _set_aside(self, folder: Path) -> None:
-        """A damaged folder at this place is kept under another name; a sound one already holds the same bits."""
+    def _set_aside(self, folder: Path, files: Mapping[str, Any]) -> None:
+        """A folder at this place that is damaged, or holds other bits, is kept under another name."""
         if not folder.exists():
             return
-        try:
-            open_checkpoint(folder)
-        except CheckpointError:
-            folder.rename(folder.with_name(f"damaged-{folder.name}-{uuid.uuid4().hex[:8]}"))
+        with suppress(CheckpointError):
+            there = open_checkpoint(folder).manifest["sha256"]
+            if all(there[name] == hashlib.sha256(files[name]).hexdigest() for name in (MODEL, TENSORS, STATE)):
+                return
+        folder.rename(folder.with_name(f"aside-{folder.name}-{uuid.uuid4().hex[:8]}"))
 
     def _point(self, name: str, scores: Mapping[int, float]) -> None:
         fault("before_pointer")
@@ -247,11 +260,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text())
+        if manifest["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
         step, digests, aliases = int(manifest["step"]), dict(manifest["sha256"]), dict(manifest["aliases"])
+        seal = manifest.pop("seal")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no readable manifest of a checkpoint: {error}") from error
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest['format']}; this version reads {FORMAT}")
+        raise CheckpointError(f"{path} is no readable manifest of a checkpoint: {error!r}") from error
+    if seal != _seal(manifest):
+        raise CheckpointError(f"{path} is damaged: what it says is not what was written")
     for name in (MODEL, TENSORS, STATE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing")

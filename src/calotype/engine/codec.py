@@ -36,7 +36,7 @@ def encode(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
         return [encode(item, tensors, f"{path}.{index}") for index, item in enumerate(value)]
     for tag, kind in _SEQUENCES.items():
         if type(value) is kind:
-            items = sorted(cast(Any, value)) if isinstance(value, set | frozenset) else list(cast(Any, value))
+            items = sorted(cast(Any, value), key=repr) if isinstance(value, set | frozenset) else list(cast(Any, value))
             return {f"${tag}": encode(items, tensors, path)}
     for tag, mapping in _MAPPINGS.items():
         if type(value) is mapping:
@@ -48,8 +48,14 @@ def encode(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
 
 
 def _encode_tensor(value: Tensor, tensors: dict[str, Tensor], path: str) -> Any:
+    if value.layout is not torch.strided or value.is_quantized or value.dtype is torch.complex128:
+        raise CheckpointError(f"{path} is a {value.layout} tensor of {value.dtype}, which a checkpoint can't hold")
+    while path in tensors:  # a dotted key of one mapping may spell the path into another
+        path += "'"
     tensors[path] = value.detach()
-    if value.is_contiguous():
+    # Not is_contiguous(), to which a channels_last 1x1 kernel is contiguous too; an expanded tensor has no memory.
+    plain = torch.empty(value.shape, device="meta").stride()
+    if value.stride() == plain or 0 in value.stride():
         return {"$tensor": path}
     return {"$tensor": path, "strides": list(value.stride())}
 

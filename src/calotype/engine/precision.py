@@ -21,6 +21,8 @@ from calotype.errors import ConfigError
 GROWTH_INTERVAL = 2000
 SMALLEST_SCALE = 2.0**-16
 """A scale this low tells that overflow is no accident any more."""
+LARGEST_SCALE = 2.0**127
+"""The largest power of two in float32: a loss that stays 0 would otherwise grow the scale to infinity."""
 
 
 class Precision:
@@ -58,7 +60,7 @@ class Precision:
         overflowed = overflow.reshape(()) > 0
         clean = torch.where(overflowed, 0, self.clean_steps + 1)
         grow = clean == GROWTH_INTERVAL
-        self.scale.mul_(torch.where(overflowed, 0.5, torch.where(grow, 2.0, 1.0)))
+        self.scale.mul_(torch.where(overflowed, 0.5, torch.where(grow, 2.0, 1.0))).clamp_(max=LARGEST_SCALE)
         self.clean_steps.copy_(torch.where(grow, 0, clean))
 
     def state_dict(self) -> dict[str, Tensor]:
