@@ -2,7 +2,8 @@
 thread.
 
 That process is multiprocessing's fork server with `tests.warm` preloaded. A child trains as a user would, through
-`calotype.train`; a plan of faults (`after_step@3`, `mid_write@2:disk`) says where it is killed.
+`calotype.train`. A plan of faults says what happens where: `after_step@3` is a SIGKILL at the third pass of that
+point, `mid_write@2:disk` a full disk, `in_val@5:SIGTERM` a signal to the process itself, which may outlive it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +26,81 @@ from calotype import faults
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.warm"])
 KILLED = -signal.SIGKILL
+INTERRUPTED = 75
 
 
-def start(function: Callable[..., Any], *args: Any, env: dict[str, str] | None = None) -> Any:
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended: its exit code, what its function returned, `Type: message` of what it raised."""
+
+    code: int
+    value: Any
+    error: str
+
+
+def start(function: Callable[..., Any], *args: Any, env: dict[str, str] | None = None, pipe: Any = None) -> Any:
     """A child that runs `function(*args)` in a process group of its own; its exit code is the error's, if one is
     raised.
     """
-    child = CONTEXT.Process(
-        target=_run, args=(function, args, {"CALOTYPE_HOME": os.environ["CALOTYPE_HOME"]} | (env or {}))
-    )
+    home = {"CALOTYPE_HOME": os.environ["CALOTYPE_HOME"]}
+    child = CONTEXT.Process(target=_run, args=(function, args, home | (env or {}), pipe))
     child.start()
     return child
 
 
-def in_child(function: Callable[..., Any], *args: Any, timeout: float = 120, env: dict[str, str] | None = None) -> int:
-    """Run `function(*args)` in a child; its exit code, negative for a signal."""
-    child = start(function, *args, env=env)
+def call(function: Callable[..., Any], *args: Any, timeout: float = 120, env: dict[str, str] | None = None) -> Outcome:
+    """Run `function(*args)` in a child."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    child = start(function, *args, env=env, pipe=theirs)
+    theirs.close()
+    try:
+        value, error = ours.recv() if ours.poll(timeout) else (None, "")
+    except EOFError:
+        value, error = None, ""
     child.join(timeout)
     if child.is_alive():
         child.kill()
         child.join()
         raise TimeoutError(f"{function.__name__} took more than {timeout} s")
-    return int(child.exitcode)
+    return Outcome(int(child.exitcode), value, error)
 
 
-def _run(function: Callable[..., Any], args: tuple[Any, ...], env: dict[str, str]) -> None:
+def in_child(function: Callable[..., Any], *args: Any, timeout: float = 120, env: dict[str, str] | None = None) -> int:
+    """Run `function(*args)` in a child; its exit code, negative for a signal."""
+    return call(function, *args, timeout=timeout, env=env).code
+
+
+def _run(function: Callable[..., Any], args: tuple[Any, ...], env: dict[str, str], pipe: Any) -> None:
     os.setpgid(0, 0)
     os.environ.update(env)
+    value, error, code = None, "", 0
     try:
-        function(*args)
+        value = function(*args)
     except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:  # noqa: BLE001 - the code is what the test looks at
+        code = 130
+    except Exception as raised:  # noqa: BLE001 - the code is what the test looks at
         traceback.print_exc()
-        sys.exit(getattr(error, "exit_code", 1))
+        error, code = f"{type(raised).__name__}: {raised}", getattr(raised, "exit_code", 1)
+    if pipe is not None:
+        pipe.send((value, error))
+    sys.exit(code)
+
+
+def hook(plan: str) -> Callable[[str], None]:
+    """The hook of a plan: `point@n`, or `point@n:disk`, or `point@n:` and the name of a signal."""
+    where, _, action = plan.partition(":")
+    if not action.startswith("SIG"):
+        return faults.planned(plan)
+    name, _, count = where.partition("@")
+    passes = 0
+
+    def passing(point: str) -> None:
+        nonlocal passes
+        passes += point == name
+        if point == name and passes == int(count):
+            os.kill(os.getpid(), signal.Signals[action])
+
+    return passing
 
 
 def train(config: str, plan: str = "", *overrides: str, **options: Any) -> None:
@@ -64,7 +108,7 @@ def train(config: str, plan: str = "", *overrides: str, **options: Any) -> None:
     import calotype
 
     if plan:
-        faults.hook = faults.planned(plan)
+        faults.hook = hook(plan)
     calotype.train(config, *overrides, quiet=True, **options)
 
 
@@ -73,8 +117,41 @@ def resume(run: str, plan: str = "") -> None:
     import calotype
 
     if plan:
-        faults.hook = faults.planned(plan)
+        faults.hook = hook(plan)
     calotype.train(resume=run, quiet=True)
+
+
+def passes(config: str) -> dict[str, int]:
+    """Train in this process; how often each fault point was passed. For `call`."""
+    counts: dict[str, int] = {}
+
+    def count(point: str) -> None:
+        counts[point] = counts.get(point, 0) + 1
+
+    faults.hook = count
+    train(config)
+    return counts
+
+
+def straight(config: str, runs: Path) -> Path:
+    """Train from start to end; the run folder."""
+    outcome = call(train, config)
+    assert outcome.code == 0, outcome.error
+    return only_run(runs)
+
+
+def interrupted(config: str, runs: Path, plans: Sequence[str]) -> Path:
+    """Train and resume with one plan after another, each of which must stop the run, then to the end; the run
+    folder.
+    """
+    for number, plan in enumerate(plans):
+        found = list(runs.glob("*/*/record.json"))
+        code = in_child(resume, str(only_run(runs)), plan) if found else in_child(train, config, plan)
+        wanted = INTERRUPTED if ":SIG" in plan else KILLED
+        assert code == wanted, f"plan {number}, {plan}, ended with {code}"
+    outcome = call(resume, str(only_run(runs)))
+    assert outcome.code == 0, outcome.error
+    return only_run(runs)
 
 
 def only_run(runs: Path) -> Path:
@@ -83,11 +160,47 @@ def only_run(runs: Path) -> Path:
     return found.parent
 
 
+def lines(run: Path, event: str | None = None) -> list[dict[str, Any]]:
+    """The journal's steps, or its events of one kind."""
+    found = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    return [line for line in found if line.get("event") == event]
+
+
+def status(run: Path) -> dict[str, Any]:
+    """The run's status file."""
+    return dict(json.loads((run / "status.json").read_text()))
+
+
+def last(run: Path) -> Path:
+    """The folder of the last checkpoint."""
+    return run / "checkpoints" / (run / "checkpoints" / "last").read_text().strip()
+
+
 def final_hash(run: Path) -> str:
     """sha256 over the journal, the metrics and every byte of the last checkpoint."""
     digest = hashlib.sha256((run / "journal.jsonl").read_bytes())
-    last = run / "checkpoints" / (run / "checkpoints" / "last").read_text().strip()
-    for file in sorted(last.iterdir()):
+    for file in sorted(last(run).iterdir()):
         digest.update(file.name.encode() + file.read_bytes())
-    digest.update(json.dumps(json.loads((run / "status.json").read_text())["results"]).encode())
+    digest.update(json.dumps(status(run)["results"]).encode())
     return digest.hexdigest()
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether `condition` turns true within so many seconds."""
+    return any(_each(condition, seconds))
+
+
+def _each(condition: Callable[[], bool], seconds: float) -> Iterator[bool]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield condition()
+        time.sleep(0.02)
+    yield condition()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

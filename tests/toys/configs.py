@@ -9,8 +9,33 @@ import yaml
 
 TASKS = {"classification": "label", "segmentation": "mask", "detection": "boxes"}
 
+_NESTEROV = {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9, "nesterov": True}
+_FUSED = {"_target_": "torch.optim.AdamW", "lr": 0.01, "fused": True}
+_ONE_CYCLE = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 0.1}
+_PLATEAU = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "patience": 0, "factor": 0.5}
 
-def toy(task: str, data: Path, runs: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {"trainer": {"shards": 1, "ema": None}, "data": {"workers": 2}},
+    "scaler": {"trainer": {"precision": "16-mixed"}, "data": {"workers": 2}},
+    "bf16": {
+        "trainer": {"precision": "bf16-mixed", "ema": None},
+        "module": {"optimizer": _NESTEROV, "lr_scheduler": _ONE_CYCLE, "lr_warmup": None},
+    },
+    "fused": {
+        "trainer": {"channels_last": True, "shards": 1},
+        "module": {"optimizer": _FUSED},
+        "data": {"workers": 2},
+    },
+    "fused_scaler": {"trainer": {"channels_last": True, "precision": "16-mixed"}, "module": {"optimizer": _FUSED}},
+    "plateau": {
+        "trainer": {"max_epochs": 6, "early_stopping": {"patience": 1, "min_delta": 0.02}},
+        "module": {"optimizer": _NESTEROV, "lr_scheduler": _PLATEAU, "lr_interval": "epoch"},
+    },
+}
+"""What the random kills are spread over; the toy as it stands has 4 shards, EMA, clipping, precision 32, cosine."""
+
+
+def toy(task: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """The config tree of a toy task; `sections` are merged over it (trainer={...}, data={...}, ...)."""
     flip = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}
     tree: dict[str, Any] = {
@@ -44,7 +69,7 @@ def toy(task: str, data: Path, runs: Path, **sections: dict[str, Any]) -> dict[s
         },
         "checkpoint": {"every": "2st", "keep_last": 2},
         "tracking": {},
-        "paths": {"data": str(data), "runs": str(runs)},
+        "paths": {"data": str(root), "runs": str(runs)},
     }
     for name, values in sections.items():
         tree[name] = {**tree[name], **values}
