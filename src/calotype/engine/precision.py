@@ -86,14 +86,12 @@ class Guard:
     def check(self, loss: Tensor, norm: Tensor, precision: Precision) -> Tensor:
         """Look at a step before its update and return found_inf: 1.0 where nothing may be updated."""
         self.scaled = precision.scale is not None
+        if not self.latched:
+            self.bad.zero_()
         if precision.scale is None:
-            bad = torch.isfinite(norm + loss).logical_not_().to(self.bad.dtype)
-            self.bad = torch.maximum(self.bad, bad) if self.latched else bad
-            return self.bad
-        self.overflow = torch.isfinite(norm).logical_not_().to(self.bad.dtype)
-        exhausted = precision.scale < SMALLEST_SCALE
-        bad = (torch.isfinite(loss).logical_not_() | exhausted).to(self.bad.dtype)
-        self.bad = torch.maximum(self.bad, bad) if self.latched else bad
+            return self.bad.logical_or_(_not_finite(norm + loss))
+        self.overflow = _not_finite(norm).to(self.bad.dtype)
+        self.bad.logical_or_(_not_finite(loss)).logical_or_(precision.scale < SMALLEST_SCALE)
         return torch.maximum(self.bad, self.overflow)
 
     def explained_by(self, loss: float, norm: float) -> bool:
@@ -103,6 +101,12 @@ class Guard:
     def tripped(self) -> bool:
         """Whether a step was bad. Waits for the device."""
         return bool(self.bad)
+
+
+def _not_finite(value: Tensor) -> Tensor:
+    """Whether a scalar is NaN or infinite: x - x is 0 only for a finite x. Half the operations of torch.isfinite."""
+    nothing = value - value
+    return nothing != nothing  # noqa: PLR0124 - NaN is what differs from itself
 
 
 def takes_found_inf(optimizer: Optimizer) -> bool:

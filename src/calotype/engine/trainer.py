@@ -197,7 +197,11 @@ class Trainer:
         """Optimizer, scaler, schedule, average; the learning rates that were used."""
         parts = self.parts
         seed_torch(key(self.options.seed, "optimizer", step), self.options.device)
-        with self.warmup.apply(parts.optimizer, step) as lr:
+        if step < self.warmup.steps:
+            with self.warmup.apply(parts.optimizer, step) as lr:
+                guarded_step(parts.optimizer, found_inf)
+        else:
+            lr = tuple(float(group["lr"]) for group in parts.optimizer.param_groups)
             guarded_step(parts.optimizer, found_inf)
         self.precision.update(self.guard.overflow)
         if parts.scheduler is not None and self.options.schedule_by_step:
