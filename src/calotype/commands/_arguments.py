@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from calotype.config.build import resolve_env
 from calotype.config.check import check_schema
 from calotype.config.compose import Config, compose
 from calotype.config.search import groups, options, search_path
@@ -48,3 +52,17 @@ def describe_groups() -> str:
     names = sorted(groups(search), key=lambda name: (name != "experiment", name))
     lines = (f"  {name:12}{', '.join(options(name, search))}" for name in names)
     return "groups and their options:\n" + "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where data and runs are on this machine, environment variables filled in."""
+
+    data: Path
+    runs: Path
+
+
+def paths(tree: Mapping[str, Any]) -> Paths:
+    """The node `paths` of a config. Raises ConfigError for a variable that is not set."""
+    resolved = resolve_env(tree["paths"], "paths")
+    return Paths(Path(resolved["data"]), Path(resolved["runs"]))

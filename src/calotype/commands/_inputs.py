@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calotype.commands._arguments import paths
 from calotype.commands._assemble import Assembly, Frozen
-from calotype.config.build import locate, resolve_env
+from calotype.config.build import locate
 from calotype.config.check import check_schema
 from calotype.config.compose import Config, compose
 from calotype.config.targets import check_targets
@@ -31,20 +31,6 @@ def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: C
     check_schema(config)
     check_targets(config)
     return config
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where data and runs are on this machine, environment variables filled in."""
-
-    data: Path
-    runs: Path
-
-
-def paths(tree: Mapping[str, Any]) -> Paths:
-    """The node `paths` of a config. Raises ConfigError for a variable that is not set."""
-    resolved = resolve_env(tree["paths"], "paths")
-    return Paths(Path(resolved["data"]), Path(resolved["runs"]))
 
 
 def frozen(record: Mapping[str, Any]) -> Frozen:

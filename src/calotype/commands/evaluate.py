@@ -113,16 +113,17 @@ def load(
     `run` is a run folder, an id, "last", or a checkpoint folder of a run. `checkpoint` is "best" (the last one, where
     no best is kept), "last" or a folder's name. Raises UsageError, CheckpointError, RefusedError.
     """
-    from calotype.commands._assemble import assemble
-    from calotype.commands._inputs import frozen, recorded_config
-    from calotype.engine.checkpoint import Checkpoints
-    from calotype.engine.state import load_exact
     from calotype.record.folder import RunFolder
 
     path = Path(run)
     if (path / "manifest.json").is_file():
         run, checkpoint = path.resolve().parent.parent, path.resolve().name
     folder = RunFolder.find(run, runs)
+    from calotype.commands._assemble import assemble
+    from calotype.commands._inputs import frozen, recorded_config
+    from calotype.engine.checkpoint import Checkpoints
+    from calotype.engine.state import load_exact
+
     config: Config = recorded_config(folder, overrides, trust)
     assembly = assemble(config.tree, frozen(folder.record()))
     found = Checkpoints(folder.checkpoints)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calotype.commands._arguments import add_config_arguments, config_from
+from calotype.commands._arguments import add_config_arguments, config_from, paths
 from calotype.config.compose import Config
 from calotype.errors import CheckpointError, UsageError
 
@@ -102,13 +102,14 @@ def train(
             return start(config, overrides, quiet=quiet)
         return go_on(folder, lambda _: config, allow_changed, strict=strict, quiet=quiet)
 
-    from calotype.commands._inputs import paths, recorded_config
     from calotype.config.compose import compose
 
     runs = paths(compose([text for text in overrides if text.startswith("paths.")]).tree).runs
     folder = RunFolder.find(resume, runs)
     if any(text.startswith(("experiment=", "experiment@")) for text in overrides):
         raise UsageError("--resume RUN takes the run's own config; leave experiment= out, or use --resume auto")
+    from calotype.commands._inputs import recorded_config
+
     return go_on(
         folder, lambda found: recorded_config(found, overrides, trust), allow_changed, strict=strict, quiet=quiet
     )
@@ -116,7 +117,6 @@ def train(
 
 def find_same(config: Config) -> RunFolder | None:
     """The newest run of this config."""
-    from calotype.commands._inputs import paths
     from calotype.record.folder import RunFolder
 
     runs = paths(config.tree).runs / str(config.tree["experiment"])
@@ -130,7 +130,7 @@ def find_same(config: Config) -> RunFolder | None:
 def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False) -> Result:
     """A new run of the config that `overrides` gave: its folder and record, then the training."""
     from calotype.commands._assemble import assemble
-    from calotype.commands._inputs import data_lock, paths
+    from calotype.commands._inputs import data_lock
     from calotype.record import record as records
     from calotype.record.folder import RunFolder
     from calotype.record.ownership import sign

@@ -135,16 +135,17 @@ def verify(
     `resume_at` stops it after so many steps and goes on in freshly built objects. An unfinished run is compared as far
     as it came. Raises what a run raises; a difference is no error here but part of the verdict.
     """
+    from calotype.record.folder import RunFolder
+
+    folder = RunFolder.find(run, runs)
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
     from calotype.record.compare import compare, length
-    from calotype.record.folder import RunFolder
     from calotype.record.journal import JOURNAL
     from calotype.record.record import PARTS
 
     if unknown := sorted(set(allow_changed) - set(PARTS)):
         raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
-    folder = RunFolder.find(run, runs)
     record, journal = folder.record(), folder.path / JOURNAL
     config = recorded_config(folder, overrides, trust)
     assembly = assemble(config.tree, frozen(record))

@@ -174,7 +174,11 @@ def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:
     if not isinstance(shards, int):
         return
     if trainer.reduce != "fast" and shards & (shards - 1):
-        raise ConfigError(f"{shards} is no power of two, which reduce: exact adds shards in", key="trainer.shards")
+        below = 1 << (shards.bit_length() - 1)
+        raise ConfigError(
+            f"{shards} is no power of two, and reduce: exact adds shards as a balanced tree; use {below} or {2 * below}",
+            key="trainer.shards",
+        )
     if data.batch_size < shards:
         raise ConfigError(f"a batch of {data.batch_size} can't be cut into {shards} shards", key="data.batch_size")
 
