@@ -176,7 +176,7 @@ def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:
     if trainer.reduce != "fast" and shards & (shards - 1):
         below = 1 << (shards.bit_length() - 1)
         raise ConfigError(
-            f"{shards} is no power of two, and reduce: exact adds shards as a balanced tree; use {below} or {2 * below}",
+            f"{shards} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}",
             key="trainer.shards",
         )
     if data.batch_size < shards:
