@@ -30,6 +30,7 @@ from benchmarks.turns import Stream, Turns, Window, run_in_turns
 # name: (width of the network, side of the image, batch size)
 SIZES = {"tiny": (4, 4, 8), "1ms": (8, 8, 32), "3ms": (16, 16, 32)}
 LOG_EVERY = 50
+ALL: dict[str, Peer] = {"bare": PEERS["bare"], "calotype": calotype, **PEERS}
 
 
 class HostWaits(TorchDispatchMode):
@@ -129,9 +130,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run(size: str, rounds: int) -> dict[str, Any]:
+def run(size: str, rounds: int, peers: Mapping[str, Peer]) -> dict[str, Any]:
     """The whole benchmark for one size."""
-    peers: dict[str, Peer] = {"bare": PEERS["bare"], "calotype": calotype, **PEERS}
     check_same_work(peers, size)
     waits = {name: host_waits(peer, size) for name, peer in peers.items()}
     rows = summarise(measure(peers, size, rounds), waits)
@@ -144,17 +144,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Loop overhead beside other trainers.")
     parser.add_argument("--size", choices=[*SIZES, "all"], default="1ms")
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--only", nargs="+", choices=list(ALL), help="these beside the bare loop")
     parser.add_argument("--json", type=Path, help="write the JSON here too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
+    peers = {name: peer for name, peer in ALL.items() if name in {"bare", *(arguments.only or ALL)}}
     sizes = list(SIZES) if arguments.size == "all" else [arguments.size]
     result = {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "results": [run(size, arguments.rounds) for size in sizes],
+        "results": [run(size, arguments.rounds, peers) for size in sizes],
     }
     text = json.dumps(result, indent=2)
     print(text)
