@@ -22,8 +22,8 @@ import math
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,17 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     return Digest().add(json.dumps(manifest, sort_keys=True)).hex()
 
 
+@contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder} could not be written to the disk: {error}; the checkpoint before it is intact. "
+            "Free space or change paths.runs, then continue with --resume"
+        ) from error
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 
@@ -158,19 +169,21 @@ class Checkpoints:
         """
         folder = self.folder / name_of(step, part=part)
         files = contents(step, network, training)
-        try:
+        with _on_disk(folder):
             self._set_aside(folder, files)
             fault("before_write")
             if not folder.exists():
                 write_folder(folder, files)
             self._point(folder.name, scores)
-        except OSError as error:
-            raise RunFolderError(
-                f"{folder} could not be written to the disk: {error}; the checkpoint before it is intact. "
-                "Free space or change paths.runs, then continue with --resume"
-            ) from error
         self._prune(folder.name, scores)
         return folder
+
+    def settle(self, checkpoint: Checkpoint, scores: Mapping[int, float]) -> None:
+        """Point to the checkpoint a run goes on from: a kill may have come between its rename and the pointers, or
+        they may name a damaged one. Raises RunFolderError when the disk won't take it.
+        """
+        with _on_disk(checkpoint.folder):
+            self._point(checkpoint.folder.name, scores)
 
     def _set_aside(self, folder: Path, files: Mapping[str, Any]) -> None:
         """A folder at this place that is damaged, or holds other bits, is kept under another name."""

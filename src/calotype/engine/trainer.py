@@ -19,7 +19,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from calotype.engine.averaging import EMA
 from calotype.engine.checkpoint import Checkpoint, Checkpoints
@@ -114,6 +114,8 @@ class Trainer:
         """
         self.task.train()
         part = self._restore(resume) if resume else self._begin()
+        if resume:
+            self.checkpoints.settle(resume, self.state.scores)
         if replanned and not self.plan.ends(self.state.step):
             self.state.ended = None
         if part:
@@ -273,7 +275,9 @@ class Trainer:
     def _schedule_epoch(self, step: int) -> None:
         """Step a schedule by epochs; one that follows the monitor was stepped by the validation."""
         scheduler = self.parts.scheduler
-        if isinstance(scheduler, LRScheduler) and not self.options.schedule_by_step and self.plan.ends_epoch(step):
+        if scheduler is None or isinstance(scheduler, ReduceLROnPlateau) or self.options.schedule_by_step:
+            return
+        if self.plan.ends_epoch(step):
             scheduler.step()
 
     def _evaluate(self, loader: Loader, split: str) -> Evaluation:

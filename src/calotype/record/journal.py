@@ -29,7 +29,11 @@ class JsonLines:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line; it reaches the disk at the next mark at the latest."""
-        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        self.append(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
+
+    def append(self, lines: str) -> None:
+        """Append lines that are JSON already, each with its end."""
+        data = lines.encode()
         self._file.write(data)
         self._digest.update(data)
         self._length += len(data)

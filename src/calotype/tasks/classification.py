@@ -65,6 +65,7 @@ class Classification(nn.Module):
         self.num_classes = _classes_of(network) if num_classes is None else num_classes
         self.loss = _unreduced(CrossEntropyLoss() if loss is None else loss)
         self._class_weights = _divisors(self.loss, self.num_classes)
+        self._whole_batch = _mean_of(self.loss) if self._class_weights is None else None
         self._per_item = hasattr(self.loss, "reduction")
         self._normalize = _affine(normalize)
         self._on_device: dict[torch.device, _Affine] = {}
@@ -118,6 +119,8 @@ class Classification(nn.Module):
 
     def _loss(self, logits: Tensor, shard: Shard, counts: Counts) -> Loss:
         label = shard["label"]
+        if self.training and self._whole_batch is not None and len(label) == counts["images"]:
+            return Loss(self._whole_batch[0](logits, label))
         losses = self.loss(logits, label)
         total = losses.sum() if self._per_item else losses * len(label)
         divisor = counts["weight"] if "weight" in counts else counts["images"]
@@ -158,6 +161,15 @@ def _unreduced(loss: nn.Module) -> nn.Module:
         # cross-entropy adds up the same values itself, with one node less in the graph: 12 us of a step
         loss.reduction = "sum" if isinstance(loss, nn.CrossEntropyLoss) else "none"  # type: ignore[assignment]
     return loss
+
+
+def _mean_of(loss: nn.Module) -> tuple[nn.Module] | None:
+    """The loss as a mean, for a batch of one shard: two graph nodes less a step. In a tuple, so it is no submodule."""
+    if not hasattr(loss, "reduction") or next(loss.parameters(), None) is not None:
+        return None
+    mean = copy.deepcopy(loss)
+    mean.reduction = "mean"  # type: ignore[assignment]
+    return (mean,)
 
 
 def _divisors(loss: nn.Module, num_classes: int) -> Tensor | None:
