@@ -73,6 +73,8 @@ def in_child(function: Callable[..., Any], *args: Any, timeout: float = 120, env
 def _run(function: Callable[..., Any], args: tuple[Any, ...], env: dict[str, str], pipe: Any) -> None:
     os.setpgid(0, 0)
     os.environ.update(env)
+    # A child inherits how it was started; loader workers are forked, as in an ordinary run.
+    multiprocessing.set_start_method("fork", force=True)
     value, error, code = None, "", 0
     try:
         value = function(*args)

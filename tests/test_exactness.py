@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import harness
-from tests.toys.configs import TASKS, VARIANTS, toy, write
+from tests.toys.configs import TASKS, toy, write
 
 STEPS = 15
 """Of a straight run of three epochs."""
@@ -85,7 +85,7 @@ def test_stopped_at_every_step(task: str, action: str, straight: Any, parity_roo
         ("in_val@14:SIGTERM",),
         ("in_val@14:SIGTERM", "in_val@2:SIGTERM"),
     ],
-    ids=lambda plans: "+".join(plans),
+    ids="+".join,
 )
 def test_stopped_at_awkward_moments(plans: Any, workers: int, straight: Any, parity_root: Path, tmp_path: Path) -> None:
     """Twice in an epoch, at its boundary, twice in one validation, after the last step, in the final test."""
