@@ -116,7 +116,7 @@ class Calls:
         fsync, rename, opening = os.fsync, Path.rename, Path.open
 
         def recorded_fsync(handle: int) -> None:
-            self.note("sync", Path(os.readlink(f"/proc/self/fd/{handle}")))
+            self.note("sync", Path(f"/proc/self/fd/{handle}").readlink())
             fsync(handle)
 
         def recorded_rename(path: Path, target: Path) -> Path:
@@ -437,6 +437,6 @@ def test_a_timm_model_loads_by_safetensors_alone(store: Checkpoints) -> None:
 
 
 def test_an_unknown_type_is_refused_before_anything_is_written(store: Checkpoints) -> None:
-    with pytest.raises(CheckpointError, match="state.optimizer.odd is a builtins.object"):
+    with pytest.raises(CheckpointError, match=r"state\.optimizer\.odd is a builtins\.object"):
         store.save(1, network(1), {"optimizer": {"odd": object()}}, {})
     assert list(store.folder.iterdir()) == []

@@ -1,0 +1,165 @@
+"""The scaler's rule is GradScaler's, the guard latches, clipping is clip_grad_norm_'s."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calotype.engine import precision as module
+from calotype.engine.precision import Guard, Precision, clip, gradient_norm, guarded_step, takes_found_inf
+from calotype.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+def test_an_unknown_precision_is_refused_by_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"trainer.precision: 'fp8' is no precision; choose 32, bf16-mixed"):
+        Precision("fp8", CPU)
+
+
+@pytest.mark.parametrize("kind", [32, "32", "bf16-mixed"])
+def test_without_a_scaler_nothing_is_scaled(kind: Any) -> None:
+    precision = Precision(kind, CPU)
+    loss, gradients = torch.tensor(3.0), [torch.ones(2)]
+    precision.unscale(gradients)
+    precision.update(torch.ones(()))
+    assert precision.scaled(loss) is loss and torch.equal(gradients[0], torch.ones(2))
+    assert precision.state_dict() == {}
+
+
+def test_autocast_computes_in_the_type_of_its_name() -> None:
+    for kind, dtype in ((32, torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)):
+        with Precision(kind, CPU).autocast():
+            assert nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype is dtype
+
+
+def scripted(overflows: list[bool]) -> tuple[list[float], list[float], Tensor, Tensor]:
+    """Scales of GradScaler and of ours over steps that overflow where told, and both weights at the end."""
+    ours, theirs = Precision("16-mixed", CPU), torch.amp.GradScaler("cpu", growth_interval=module.GROWTH_INTERVAL)
+    weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([weight], 0.1, momentum=0.9) for weight in weights]
+    guard, scales = Guard(CPU), ([float(theirs.get_scale())], [float(ours.scale)])  # type: ignore[arg-type]
+    for step, overflow in enumerate(overflows):
+        factor = float("inf") if overflow else 1.0 + step
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        theirs.scale((weights[0] * 2).sum()).backward()  # type: ignore[no-untyped-call]
+        weights[0].grad.mul_(factor)  # type: ignore[union-attr]
+        theirs.step(optimizers[0])
+        theirs.update()
+        loss = (weights[1] * 2).sum()
+        ours.scaled(loss).backward()  # type: ignore[no-untyped-call]
+        gradients = [weights[1].grad.mul_(factor)]  # type: ignore[union-attr]
+        ours.unscale(gradients)
+        guarded_step(optimizers[1], guard.check(loss.detach(), gradient_norm(gradients), ours))
+        ours.update(guard.overflow)
+        scales[0].append(float(theirs.get_scale()))
+        scales[1].append(float(ours.scale))  # type: ignore[arg-type]
+    assert not guard.tripped()
+    return *scales, weights[0], weights[1]
+
+
+def test_the_scale_follows_gradscaler_over_a_scripted_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROWTH_INTERVAL", 3)
+    script = [False] * 7 + [True, False, False, True, True, False, False, False, False, True] + [False] * 4
+    theirs, ours, their_weight, our_weight = scripted(script)
+    assert ours == theirs and len(set(ours)) > 3
+    assert torch.equal(their_weight, our_weight)
+
+
+def test_the_scale_stops_growing_where_gradscaler_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROWTH_INTERVAL", 1)
+    precision = Precision("16-mixed", CPU)
+    theirs = torch.full((1,), 2.0**16), torch.zeros(1, dtype=torch.int32)
+    for _ in range(120):
+        precision.update(torch.zeros(()))
+        torch._amp_update_scale_(*theirs, torch.zeros(1), 2.0, 0.5, 1)
+    assert float(precision.scale) == float(theirs[0]) == 2.0**127  # type: ignore[arg-type]
+
+
+def test_scaling_and_unscaling_change_no_bit() -> None:
+    precision = Precision("16-mixed", CPU)
+    value = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 1e-4
+    there = [value * precision.scaled(torch.ones(()))]
+    precision.unscale(there)
+    assert torch.equal(there[0], value)
+
+
+def test_the_scaler_s_state_comes_back() -> None:
+    precision, other = Precision("16-mixed", CPU), Precision("16-mixed", CPU)
+    precision.update(torch.ones(()))
+    precision.update(torch.zeros(()))
+    other.load_state_dict(precision.state_dict())
+    assert float(other.scale) == 2.0**15 and int(other.clean_steps) == 1  # type: ignore[arg-type]
+
+
+GOOD, NAN, INF = torch.tensor(1.0), torch.tensor(math.nan), torch.tensor(math.inf)
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(NAN, GOOD), (INF, GOOD), (GOOD, NAN), (GOOD, INF), (INF, -INF)])
+def test_the_guard_latches_at_the_first_bad_step(loss: Tensor, norm: Tensor) -> None:
+    guard, precision = Guard(CPU), Precision(32, CPU)
+    assert not bool(guard.check(GOOD, GOOD, precision)) and not guard.tripped()
+    assert bool(guard.check(loss, norm, precision))
+    assert bool(guard.check(GOOD, GOOD, precision)) and guard.tripped()
+    assert guard.explained_by(float(loss), float(norm)) and not guard.explained_by(1.0, 1.0)
+
+
+def test_the_guard_of_policy_skip_forgets() -> None:
+    guard, precision = Guard(CPU, latched=False), Precision(32, CPU)
+    assert bool(guard.check(NAN, GOOD, precision))
+    assert not bool(guard.check(GOOD, GOOD, precision)) and not guard.tripped()
+
+
+def test_under_a_scaler_an_overflow_is_no_accident_but_a_nan_loss_is() -> None:
+    guard, precision = Guard(CPU), Precision("16-mixed", CPU)
+    assert bool(guard.check(GOOD, INF, precision)) and not guard.tripped()
+    assert not guard.explained_by(1.0, math.inf)
+    assert not bool(guard.check(GOOD, GOOD, precision))
+    assert bool(guard.check(NAN, GOOD, precision)) and guard.tripped()
+
+
+def test_overflow_without_end_trips_the_guard() -> None:
+    guard, precision = Guard(CPU), Precision("16-mixed", CPU)
+    steps = 0
+    while not guard.tripped() and steps < 100:
+        guard.check(GOOD, INF, precision)
+        precision.update(guard.overflow)
+        steps += 1
+    assert steps == 34  # 2**16 halved to below 2**-16, and the step after
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}])
+def test_nothing_is_updated_when_found_inf_is_set(options: dict[str, Any]) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], 0.1, **options)
+    assert takes_found_inf(optimizer) is bool(options)
+    weight.grad = torch.ones(3)
+    guarded_step(optimizer, torch.ones(()))
+    assert torch.equal(weight, torch.ones(3))
+    guarded_step(optimizer, torch.zeros(()))
+    assert float(optimizer.state[weight]["step"]) == 1.0
+    assert bool((weight < 1).all()) and bool(weight.isfinite().all())
+
+
+@pytest.mark.parametrize("largest", [0.5, 1e3])
+def test_clipping_is_torch_s_to_the_bit(largest: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(4, 3), (7,), (2, 3, 3, 3)]
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = value.clone()
+    norm = nn.utils.clip_grad_norm_(parameters, largest)
+    ours = [value.clone() for value in values]
+    assert torch.equal(gradient_norm(ours), norm)
+    clip(ours, gradient_norm(ours), largest)
+    assert all(torch.equal(a, p.grad) for a, p in zip(ours, parameters, strict=True))  # type: ignore[arg-type]
+
+
+def test_the_norm_of_no_gradients_is_nought() -> None:
+    assert float(gradient_norm([])) == 0.0

@@ -1,0 +1,93 @@
+"""Restoring is strict, borrowed weights are given back to the last bit, and digests see every tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from calotype.engine.state import borrowed, check_state, digests, load_exact, rest_of_task
+from calotype.errors import CheckpointError
+
+
+class Task(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+
+
+def test_the_rest_of_a_task_is_what_lies_beside_its_network() -> None:
+    assert list(rest_of_task(Task())) == ["temperature"]
+
+
+def test_loading_copies_into_the_module_s_own_memory() -> None:
+    module = Task().network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weight = module[0].weight
+    place, strides = weight.data_ptr(), weight.stride()
+    state = {name: torch.full_like(tensor, 3) for name, tensor in Task().network.state_dict().items()}
+    load_exact(module, state, "it")
+    assert (weight.data_ptr(), weight.stride()) == (place, strides)
+    assert bool((weight == 3).all()) and int(module[1].num_batches_tracked) == 3
+
+
+def changed(**changes: Any) -> dict[str, torch.Tensor]:
+    state = dict(Task().network.state_dict()) | changes
+    return {name: value for name, value in state.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"0.weight": None}, r"0\.weight"), ({"extra": torch.ones(1)}, "extra"), ({"0.bias": torch.ones(5)}, r"0\.bias")],
+)
+def test_a_misfit_is_named_and_nothing_is_loaded(changes: dict[str, Any], named: str) -> None:
+    module = Task().network
+    before = module[0].weight.detach().clone()
+    with pytest.raises(CheckpointError, match=f"the network doesn't fit this config: {named} missing, unknown or"):
+        load_exact(module, changed(**changes), "the network")
+    assert torch.equal(module[0].weight, before)
+
+
+def test_borrowed_weights_are_given_back_also_after_an_error() -> None:
+    module = Task().network
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    other = Task().network.state_dict()
+    with pytest.raises(ZeroDivisionError), borrowed(module, other):
+        assert torch.equal(module[0].weight, other["0.weight"])
+        raise ZeroDivisionError
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": 1}, "missing b, not asked for nothing"),
+        ({"a": 1, "b": 2, "c": 3}, "missing nothing, not asked for c"),
+    ],
+)
+def test_parts_of_the_state_that_are_missing_or_unknown_are_named(state: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        check_state(state, {"a", "b"})
+    check_state({"a": 1, "b": 2}, {"a", "b"})
+
+
+def test_digests_see_every_bit_of_a_tensor_and_of_the_rest() -> None:
+    weights = {"w": torch.zeros(3)}
+    before = digests(weights, {"momentum": torch.zeros(2), "step": 1})
+    assert set(before) == {"network.w", "training.momentum", "training"}
+    weights["w"][1] = -0.0
+    after = digests(weights, {"momentum": torch.tensor([0.0, 1e-45]), "step": 2})
+    assert all(before[name] != after[name] for name in before)
+
+
+def test_a_digest_is_of_values_not_of_their_layout() -> None:
+    kernel = torch.rand(2, 3, 4, 4)
+    other = kernel.to(memory_format=torch.channels_last)
+    assert digests({"k": kernel}, {}) == digests({"k": other}, {})
+
+
+def test_digests_of_scalars_and_odd_types() -> None:
+    tensors = {"n": torch.tensor(3), "b": torch.tensor([True]), "h": torch.ones(2, dtype=torch.bfloat16)}
+    assert len(digests(tensors | {"e": torch.empty(0)}, {})) == 5
