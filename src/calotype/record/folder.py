@@ -27,6 +27,19 @@ from calotype.files import replace_file, replace_json, sweep
 
 KILLED = 75
 
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """Close inherited handles of locks: a loader worker outlives a killed run by seconds and would still hold its
+    folder.
+    """
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 class RunFolder:
     """A run folder that exists. `name` is experiment/id."""
@@ -75,6 +88,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder. Raises RunFolderError naming the process that holds it already."""
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        _held.add(handle)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,6 +100,7 @@ class RunFolder:
             sweep(self.path)
             yield
         finally:
+            _held.discard(handle)
             os.close(handle)
 
     def in_use(self) -> bool:
