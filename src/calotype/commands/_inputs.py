@@ -16,7 +16,7 @@ from calotype.errors import RefusedError, UsageError
 from calotype.record import record as records
 from calotype.record.data import DataLock, SplitLock, differences
 from calotype.record.folder import RunFolder
-from calotype.record.ownership import is_own
+from calotype.record.ownership import is_own, statement
 
 
 def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: Collection[str] = ()) -> Config:
@@ -25,11 +25,18 @@ def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: C
     """
     file = folder.path / "config.yaml"
     config = compose([str(file), *overrides])
-    if not is_own(file.read_bytes(), str(folder.record().get("signature", ""))):
+    if not is_ours(folder):
         check_trusted(config.tree, trust)
     check_schema(config)
     check_targets(config)
     return config
+
+
+def is_ours(folder: RunFolder) -> bool:
+    """Whether this user made the run, and neither its config nor its command was edited since."""
+    record, config = folder.record(), (folder.path / "config.yaml").read_bytes()
+    signed = statement(config, record.get("command", ()), record.get("search", ()))
+    return is_own(signed, str(record.get("signature", "")))
 
 
 def frozen(record: Mapping[str, Any]) -> Frozen:

@@ -133,25 +133,26 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
     from calotype.commands._inputs import data_lock
     from calotype.record import record as records
     from calotype.record.folder import RunFolder
-    from calotype.record.ownership import sign
+    from calotype.record.ownership import sign, statement
 
     folder = RunFolder.create(paths(config.tree).runs, str(config.tree["experiment"]))
     with folder.locked():
         try:
             assembly = assemble(config.tree)
             lock = data_lock(assembly, config.tree)
-            text = config.to_yaml()
+            text, search = config.to_yaml(), [str(path) for path in config.search]
+            command = [str(Path(item).resolve()) if Path(item).is_file() else item for item in overrides]
             records.write(
                 folder,
                 {"yaml": text, "digest": config.digest(), "tree": config.tree},
                 lock,
-                command=[str(Path(item).resolve()) if Path(item).is_file() else item for item in overrides],
-                search=[str(path) for path in config.search],
+                command=command,
+                search=search,
                 frozen=asdict(assembly.frozen),
                 exact=not assembly.inexact,
                 inexact=assembly.inexact,
                 weights=asdict(assembly.loaded) if assembly.loaded else None,
-                signature=sign(text.encode()),
+                signature=sign(statement(text.encode(), command, search)),
             )
         except BaseException:
             shutil.rmtree(folder.path, ignore_errors=True)

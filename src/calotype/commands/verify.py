@@ -16,7 +16,7 @@ from calotype.errors import DiffersError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
-    from calotype.record.compare import Difference
+    from calotype.record.compare import Difference, Length
     from calotype.record.data import DataLock
     from calotype.record.folder import RunFolder
     from calotype.types import Shard
@@ -147,12 +147,14 @@ def verify(
     if unknown := sorted(set(allow_changed) - set(PARTS)):
         raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
     record, journal = folder.record(), folder.path / JOURNAL
+    recorded = length(journal)
+    limit = _extent(recorded, steps, resume_at)
     config = recorded_config(folder, overrides, trust)
     assembly = assemble(config.tree, frozen(record))
     lock = data_lock(assembly, config.tree)
-    changed = changes(folder, config, assembly, lock) | _recomposed(record, folder)
-    recorded = length(journal)
-    limit = min(steps, recorded.steps) if steps is not None else None if recorded.ended else recorded.steps
+    changed = changes(folder, config, assembly, lock)
+    if recomposed := _recomposed(record, folder):
+        changed["config"] = [*changed.get("config", []), *recomposed]
     with tempfile.TemporaryDirectory(prefix="calotype-verify-") as temporary:
         again = RunFolder(Path(temporary))
         assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=recorded.ended_by_time)
@@ -200,23 +202,38 @@ class _Seen:
         ]
 
 
-def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> dict[str, list[str]]:
+def _extent(recorded: Length, steps: int | None, resume_at: int | None) -> int | None:
+    """The step at which to stop, None for the end of the run. Raises UsageError where there is nothing to do."""
+    if recorded.steps == 0:
+        raise UsageError("the run's journal has no step to compare")
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps {steps}: compare at least one step")
+    reach = recorded.steps if steps is None else min(steps, recorded.steps)
+    if resume_at is not None and not 0 < resume_at < reach:
+        raise UsageError(f"--resume-at {resume_at}: the run has steps 1..{reach - 1} to stop after")
+    return None if steps is None and recorded.ended else reach
+
+
+def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> list[str]:
     """What the run's own command composes to today, where that isn't what it did then: a default that was changed.
 
-    A config file that is gone is no difference: the run's own copy is complete.
+    A config file that is gone is no difference: the run's own copy is complete. The command of somebody else's run is
+    not composed: it may name a Python file.
     """
+    from calotype.commands._inputs import is_ours
     from calotype.config.compose import compose
     from calotype.errors import ConfigError
     from calotype.record.record import changed_config
 
-    if any(item.startswith("/") and not Path(item).is_file() for item in record["command"]):
-        return {}
+    gone = any(item.startswith("/") and not Path(item).is_file() for item in record["command"])
+    if gone or not is_ours(folder):
+        return []
     try:
         today = compose(record["command"], config_dirs=[Path(path) for path in record["search"]]).tree
     except ConfigError as error:
-        return {"config": [f"the run's command composes no more: {error}"]}
+        return [f"the run's command composes no more: {error}"]
     found = changed_config(compose([str(folder.path / "config.yaml")]).tree, today)
-    return {"config": [f"the run's command gives {text}" for text in found]} if found else {}
+    return [f"the run's command gives {text}" for text in found]
 
 
 def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | None) -> None:

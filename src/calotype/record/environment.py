@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +96,23 @@ def _file(name: str) -> Path | None:
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if module is None:
-        with suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(name)
-            file = spec.origin if spec else None
+        file = _origin(name)
     path = Path(file).resolve() if file else None
     return path if path and path.suffix == ".py" and path.is_file() else None
+
+
+def _origin(name: str) -> str | None:
+    """Where a module that isn't loaded would come from. Imports nothing, its packages neither: a record that came
+    from elsewhere may name any module.
+    """
+    spec, places = None, None
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), places)
+        if spec is None:
+            return None
+        places = list(spec.submodule_search_locations or [])
+    return spec.origin if spec else None
 
 
 def _sha256(path: Path) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +31,11 @@ def _key(*, make: bool) -> bytes | None:
         found = file.read_bytes()
         return found if len(found) == 32 else None
     return None
+
+
+def statement(config: bytes, command: Sequence[str], search: Sequence[str]) -> bytes:
+    """What a run's signature is of: its config, and what verify composes again, the command and its folders."""
+    return json.dumps([config.decode(errors="replace"), list(command), list(search)]).encode()
 
 
 def sign(data: bytes) -> str:
