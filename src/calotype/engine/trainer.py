@@ -103,6 +103,8 @@ class Trainer:
         keeps_buffers = options.shards > 1 or options.skip_nonfinite
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
         self.warmup = Warmup(options.warmup_steps)
+        # torch's own optimizers draw nothing, any other may
+        self.draws = not type(parts.optimizer).__module__.startswith("torch.optim")
         self.started, self.elapsed = time.monotonic(), 0.0
 
     # --- the loop
@@ -198,7 +200,8 @@ class Trainer:
     def _update(self, step: int, found_inf: Tensor) -> tuple[float, ...]:
         """Optimizer, scaler, schedule, average; the learning rates that were used."""
         parts = self.parts
-        seed_torch(key(self.options.seed, "optimizer", step), self.options.device)
+        if self.draws:
+            seed_torch(key(self.options.seed, "optimizer", step), self.options.device)
         if step < self.warmup.steps:
             with self.warmup.apply(parts.optimizer, step) as lr:
                 guarded_step(parts.optimizer, found_inf)
