@@ -47,10 +47,10 @@ def seed_torch(value: int, device: torch.device | None = None) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
 
 
-def seed_everything(value: int) -> None:
-    """Seed every global generator a transform may draw from: torch, Python's and NumPy's."""
+def seed_everything(value: int, device: torch.device | None = None) -> None:
+    """Seed every global generator a transform may draw from: torch's (and the device's), Python's and NumPy's."""
     import numpy as np
 
-    seed_torch(value)
+    seed_torch(value, device)
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)

@@ -89,11 +89,14 @@ def _cores() -> int:
 
 @dataclass(slots=True)
 class Data:
-    """The data set's splits and its loaders; `foreign` names transforms with a random generator of their own."""
+    """The data set's splits, its loaders and the transforms of whole shards; `foreign` names transforms with a random
+    generator of their own.
+    """
 
     sources: dict[str, Source]
     train: Any
     held_out: Callable[[str, int | None], Any]
+    batch_transforms: list[Any]
     foreign: list[str]
 
     def loader(self, split: str, limit: int | None = None) -> Any:
@@ -156,15 +159,26 @@ def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
         reader = pipeline.ShardReader(sources[split], transforms, seed=settings.seed)
         return pipeline.eval_loader(reader, settings.data, limit=limit, pin=pin)
 
-    foreign = pipeline.foreign_generators(train.reader)
-    if foreign and settings.data.foreign_generators == "refuse":
-        raise ConfigError(
-            f"{', '.join(foreign)} draws from a random generator of its own, so no run with it can be repeated or "
-            "resumed exactly; use one that draws from torch's, NumPy's or Python's global generator, or set "
-            "data.foreign_generators=allow (the record then says exact: false)",
-            key="data.train_transforms",
-        )
-    return Data(sources, train, held_out, foreign)
+    batch_transforms = list(build(settings.data.batch_transforms, "data.batch_transforms"))
+    foreign = {
+        "train_transforms": pipeline.foreign_generators(train.reader),
+        "eval_transforms": pipeline.foreign_generators(pipeline.ShardReader(sources["train"], transforms)),
+        "batch_transforms": pipeline.foreign_batch_generators(train.reader, batch_transforms),
+    }
+    if settings.data.foreign_generators == "refuse":
+        _refuse_foreign(foreign)
+    return Data(sources, train, held_out, batch_transforms, [name for names in foreign.values() for name in names])
+
+
+def _refuse_foreign(found: Mapping[str, list[str]]) -> None:
+    for place, names in found.items():
+        if names:
+            raise ConfigError(
+                f"{', '.join(names)} draws from a random generator of its own, so no run with it can be repeated or "
+                "resumed exactly; use one that draws from torch's, NumPy's or Python's global generator, or set "
+                "data.foreign_generators=allow (the record then says exact: false)",
+                key=f"data.{place}",
+            )
 
 
 def build_task(settings: Settings, device: torch.device) -> tuple[Any, Loaded | None]:
@@ -196,7 +210,7 @@ def _parts(settings: Settings, task: Any, plan: Plan, data: Data) -> Parts:
         val=data.loader("val", trainer.limit_val_batches),
         test=data.loader("test", trainer.limit_test_batches) if trainer.test else None,
         scheduler=_scheduler(settings, optimizer, plan),
-        batch_transforms=build(settings.data.batch_transforms, "data.batch_transforms"),
+        batch_transforms=data.batch_transforms,
         ema=EMA(task.network, ema.decay, ema.warmup) if ema else None,
         early_stop=EarlyStop(early.patience, early.min_delta, mode) if early else None,  # type: ignore[arg-type]
     )

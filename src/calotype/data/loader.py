@@ -10,32 +10,37 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from calotype.data.order import Batching, EvalOrder, Order, ShardPlan, TrainOrder
-from calotype.data.reader import Failure, ShardReader, Transform
+from calotype.data.reader import Failure, ShardReader, fields_digest, one_thread, plain
 from calotype.errors import ConfigError, Interrupted
 from calotype.faults import fault
+from calotype.keys import key, seed_everything
 from calotype.settings import DataSettings, seconds
 from calotype.types import Batch, Shard
 
+NAMED = 64
+"""Sample ids an error names at most."""
+
 
 class _Plans:
-    """The sampler: the plans of steps start..stop, and the batches handed out so far in `sent`."""
+    """The sampler: the plans of steps start..stop; `sent` holds those handed out whose shards are not here yet."""
 
     def __init__(self, order: Order, start: int, stop: int | None) -> None:
         self.order, self.start, self.stop = order, start, stop
-        self.sent: deque[list[ShardPlan]] = deque()
+        self.sent: deque[ShardPlan] = deque()
 
     def __iter__(self) -> Iterator[ShardPlan]:
         step = self.start
         while self.stop is None or step < self.stop:
             batch = self.order.batch(step)
-            self.sent.append(batch)
+            self.sent.extend(batch)
             yield from batch
             step += 1
 
@@ -69,13 +74,13 @@ class NativeLoader:
         """
         plans = _Plans(self.order, start, stop)
         shards = self._here(plans) if self.workers == 0 else self._by_workers(plans)
-        while True:
-            first = next(shards, None)
-            if first is None:
-                return
-            batch = [first, *(next(shards) for _ in plans.sent[0][1:])]
-            plans.sent.popleft()
-            yield batch
+        batch: Batch = []
+        for shard in shards:
+            batch.append(shard)
+            step = plans.sent.popleft().step
+            if not plans.sent or plans.sent[0].step != step:
+                yield batch
+                batch = []
 
     def _here(self, plans: _Plans) -> Iterator[Shard]:
         for plan in plans:
@@ -114,10 +119,10 @@ class NativeLoader:
         except RuntimeError as error:
             if "DataLoader" not in str(error):
                 raise
-            waiting = plans.sent[0][0]
-            ids = self.reader.source.ids[waiting.positions[:8]].tolist()
+            positions = [position for plan in plans.sent for position in plan.positions][:NAMED]
+            ids = self.reader.source.ids[positions].tolist()
             raise Interrupted(
-                f"a loader worker died or hung at step {waiting.step} (sample ids {ids}...): {error}; "
+                f"a loader worker died or hung at step {plans.sent[0].step}, reading among sample ids {ids}: {error}; "
                 "`--resume` continues from the last checkpoint; data.workers=0 shows the cause in this process"
             ) from error
 
@@ -173,21 +178,50 @@ def foreign_generators(reader: ShardReader, samples: int = 8) -> list[str]:
     """
     positions = range(min(samples, len(reader.source)))
 
-    def drawn(transforms: Sequence[Transform]) -> list[bytes]:
+    def drawn(transforms: Sequence[Any]) -> list[bytes]:
         probe = ShardReader(reader.source, transforms, seed=reader.seed)
         return [_digest_of(probe, position) for position in positions]
 
-    if drawn(reader.transforms) == drawn(reader.transforms):
+    return _unrepeatable(reader.transforms, drawn)
+
+
+def foreign_batch_generators(reader: ShardReader, transforms: Sequence[Any], samples: int = 8) -> list[str]:
+    """The same of transforms of a whole shard."""
+    if not transforms:
         return []
-    for length in range(1, len(reader.transforms) + 1):
-        if drawn(reader.transforms[:length]) != drawn(reader.transforms[:length]):
-            return [type(reader.transforms[length - 1]).__name__]
-    return [type(transform).__name__ for transform in reader.transforms]
+    with one_thread():
+        shard = reader.read(ShardPlan(0, 0, 0, np.arange(min(samples, len(reader.source)))))
+
+    def drawn(some: Sequence[Any]) -> bytes:
+        fields: Any = dict(shard.fields)
+        seed_everything(key(reader.seed, "probe"))
+        for transform in some:
+            fields = transform(fields)
+        return fields_digest(
+            {
+                name: [plain(item) for item in value] if isinstance(value, list) else plain(value)
+                for name, value in fields.items()
+            }
+        )
+
+    return _unrepeatable(transforms, drawn)
+
+
+def _unrepeatable(transforms: Sequence[Any], drawn: Callable[[Sequence[Any]], Any]) -> list[str]:
+    """The first of the transforms without which `drawn` gives the same twice."""
+    if drawn(transforms) == drawn(transforms):
+        return []
+    for length in range(1, len(transforms) + 1):
+        if drawn(transforms[:length]) != drawn(transforms[:length]):
+            return [_name(transforms[length - 1])]
+    return [_name(transform) for transform in transforms]
+
+
+def _name(transform: Any) -> str:
+    return str(getattr(transform, "__name__", type(transform).__name__))
 
 
 def _digest_of(reader: ShardReader, position: int) -> bytes:
-    from calotype.data.reader import fields_digest, one_thread, plain
-
     with one_thread():
         sample, _ = reader.sample(position, epoch=0)
     return fields_digest({name: [plain(value)] for name, value in sample.items()})

@@ -32,7 +32,7 @@ from calotype.engine.schedule import AnyScheduler, EarlyStop, Warmup
 from calotype.engine.state import borrowed, check_state, digests, load_exact, rest_of_task
 from calotype.errors import ConfigError, Interrupted, RunFolderError
 from calotype.faults import fault
-from calotype.keys import key, seed_torch
+from calotype.keys import key, seed_everything, seed_torch
 from calotype.types import Batch, Counts, Loader, Shard
 
 
@@ -226,7 +226,7 @@ class Trainer:
     def _mixed(self, shard: Shard, index: int) -> Shard:
         if not self.parts.batch_transforms:
             return shard
-        seed_torch(key(self.options.seed, "batch", self.state.step, index), self.options.device)
+        seed_everything(key(self.options.seed, "batch", self.state.step, index), self.options.device)
         fields: Any = dict(shard.fields)
         for transform in self.parts.batch_transforms:
             fields = transform(fields)

@@ -1,0 +1,220 @@
+"""The stream of shards is the same for any number of workers and from any step on, and what goes wrong in a worker is
+named.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torchvision.transforms import v2
+
+from calotype.data.loader import NativeLoader, ShardReader, eval_loader, foreign_generators, train_loader
+from calotype.errors import ConfigError, DataError, Interrupted
+from calotype.settings import DataSettings
+from tests import harness
+from tests.toys.configs import toy, write
+from tests.toys.faulty import Brighter, Faulty, OddSize, OwnNumPy, OwnPython, OwnTorch
+from tests.toys.parity import Jitter, Parity, draw
+
+STEPS = 15
+
+
+def loader(data: Parity, transforms: Any = None, *, shards: int = 4, **settings: Any) -> NativeLoader:
+    drawn = [v2.RandomHorizontalFlip(), Jitter()] if transforms is None else transforms
+    chosen = DataSettings(**{"batch_size": 8, "workers": 0, **settings})
+    return train_loader(ShardReader(data.split("train"), drawn, seed=5), chosen, shards=shards)
+
+
+def stream(found: NativeLoader, start: int = 0, stop: int = STEPS) -> list[list[tuple[list[int], bytes]]]:
+    """Ids and digest of every shard of every step."""
+    return [[(shard.ids.tolist(), shard.digest) for shard in batch] for batch in found.steps(start, stop)]
+
+
+@pytest.fixture(scope="module")
+def straight(parity_root: Path) -> Any:
+    return stream(loader(Parity(str(parity_root))))
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(1, 2), (2, 1), (2, 8), (4, 2)])
+def test_workers_and_prefetch_change_no_bit(workers: int, prefetch: int, straight: Any, parity_root: Path) -> None:
+    assert len({digest for batch in straight for _, digest in batch}) == STEPS * 4
+    assert stream(loader(Parity(str(parity_root)), workers=workers, prefetch=prefetch)) == straight
+
+
+def test_a_stream_can_start_at_any_step(straight: Any, parity_root: Path) -> None:
+    for start in range(STEPS + 1):
+        assert stream(loader(Parity(str(parity_root))), start) == straight[start:]
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 14])
+def test_workers_can_start_at_any_step(start: int, straight: Any, parity_root: Path) -> None:
+    assert stream(loader(Parity(str(parity_root)), workers=2), start) == straight[start:]
+
+
+def test_shards_cut_the_same_stream(straight: Any, parity_root: Path) -> None:
+    for ours, theirs in zip(straight, stream(loader(Parity(str(parity_root)), shards=1)), strict=True):
+        assert [number for ids, _ in ours for number in ids] == theirs[0][0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [0, 7, 13])
+def test_nothing_that_is_skipped_is_opened(start: int, workers: int, tmp_path: Path) -> None:
+    """Every image of the steps that are asked for is opened once, and no other."""
+    data = Parity(str(draw(tmp_path)), count=True)
+    wanted = Counter(
+        number for batch in stream(loader(data, workers=workers), start) for ids, _ in batch for number in ids
+    )
+    opened = Counter(int(line.split()[1]) for line in (tmp_path / "reads").read_text().splitlines())
+    assert opened == wanted
+    assert sum(opened.values()) == 8 * (STEPS - start)
+
+
+def test_nothing_is_read_ahead_beyond_the_last_step(tmp_path: Path) -> None:
+    data = Parity(str(draw(tmp_path)), count=True)
+    assert len(stream(loader(data, workers=2, prefetch=8), 3, 4)) == 1
+    assert len((tmp_path / "reads").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_sample_is_named(workers: int, parity_root: Path) -> None:
+    with pytest.raises(DataError, match=r"sample 7 \(.*007\.png\): OSError: image file is truncated"):
+        stream(loader(Faulty(str(parity_root), broken=7), workers=workers))
+
+
+def step_of(found: NativeLoader, number: int) -> int:
+    """The first step that reads a sample."""
+    return next(step for step in range(STEPS) if any(number in plan.positions for plan in found.order.batch(step)))
+
+
+def test_a_killed_worker_is_named(tmp_path: Path) -> None:
+    found = loader(Faulty(str(draw(tmp_path)), kill=7), workers=1, prefetch=1)
+    with pytest.raises(Interrupted, match=r"worker died or hung at step \d+, reading among sample ids") as raised:
+        stream(found)
+    named = re.search(r"step (\d+), reading among sample ids \[(.*)\]", str(raised.value))
+    assert named is not None
+    assert step_of(found, 7) - 1 <= int(named[1]) <= step_of(found, 7)  # a worker may be a shard ahead
+    assert "7" in named[2].split(", ")
+
+
+def test_a_hanging_worker_is_given_up(tmp_path: Path) -> None:
+    found = loader(Faulty(str(draw(tmp_path)), hang=7), workers=1, prefetch=1, timeout="1s")
+    begun = time.monotonic()
+    with pytest.raises(Interrupted, match=r"worker died or hung at step \d+, reading .*timed out") as raised:
+        stream(found)
+    del raised
+    assert time.monotonic() - begun < 1 + 10
+
+
+def test_a_batch_smaller_than_its_shards_is_refused(parity_root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.batch_size: 4 shards can't share a batch of 3"):
+        loader(Parity(str(parity_root)), batch_size=3)
+
+
+def test_a_split_smaller_than_a_batch_is_refused(parity_root: Path) -> None:
+    with pytest.raises(DataError, match="41 samples, fewer than one batch of 42"):
+        loader(Parity(str(parity_root)), batch_size=42)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_two_sizes_are_named(workers: int, parity_root: Path) -> None:
+    with pytest.raises(DataError, match=r"image of .*\.png is .* and of .*\.png .*one batch needs one size"):
+        stream(loader(Parity(str(parity_root)), [OddSize()], workers=workers))
+
+
+@pytest.mark.parametrize("own", [OwnPython, OwnNumPy, OwnTorch])
+def test_generators_of_their_own_are_found(own: type[Brighter], parity_root: Path) -> None:
+    source = Parity(str(parity_root)).split("train")
+    assert foreign_generators(ShardReader(source, [Jitter(), own(), v2.RandomHorizontalFlip()])) == [own.__name__]
+    assert foreign_generators(ShardReader(source, [v2.RandomHorizontalFlip(), Jitter()])) == []
+    assert foreign_generators(ShardReader(source)) == []
+
+
+def test_evaluation_reads_by_ascending_id(parity_root: Path) -> None:
+    reader = ShardReader(Parity(str(parity_root)).split("val"))
+    reader.source.ids = np.array([(7 * index) % 13 for index in range(13)])
+    batches = {
+        workers: stream(eval_loader(reader, DataSettings(eval_batch_size=2, workers=workers)), 0, 7)
+        for workers in (0, 2)
+    }
+    assert [number for batch in batches[0] for ids, _ in batch for number in ids] == list(range(13))
+    assert batches[0] == batches[2]
+
+
+# --- whole runs
+
+
+def config(root: Path, folder: Path, **data: Any) -> str:
+    return write(
+        toy("classification", root, folder / "runs", data=data), folder / f"{len(list(folder.iterdir()))}.yaml"
+    )
+
+
+@pytest.mark.parametrize("own", ["OwnPython", "OwnNumPy", "OwnTorch"])
+def test_a_run_with_a_foreign_generator_is_refused_or_not_exact(own: str, parity_root: Path, tmp_path: Path) -> None:
+    transforms = [{"_target_": f"tests.toys.faulty.{own}"}]
+    refused = harness.call(harness.train, config(parity_root, tmp_path, train_transforms=transforms))
+    assert refused.code == 2
+    assert own in refused.error
+    assert not list(tmp_path.glob("runs/*/*"))
+    allowed = {"train_transforms": transforms, "foreign_generators": "allow"}
+    assert harness.in_child(harness.train, config(parity_root, tmp_path, **allowed)) == 0
+    record = (harness.only_run(tmp_path / "runs") / "record.json").read_text()
+    assert '"exact": false' in record
+    assert f"{own} draws from a generator of its own" in record
+
+
+@pytest.mark.parametrize("place", ["eval_transforms", "batch_transforms"])
+def test_a_foreign_generator_is_found_everywhere(place: str, parity_root: Path, tmp_path: Path) -> None:
+    transforms = [{"_target_": "tests.toys.faulty.OwnNumPy"}]
+    refused = harness.call(harness.train, config(parity_root, tmp_path, **{place: transforms}))
+    assert refused.code == 2
+    assert refused.error.startswith(f"ConfigError: data.{place}: OwnNumPy")
+
+
+def test_a_run_whose_worker_was_killed_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    root = draw(tmp_path / "data")
+    faulty = {"_target_": "tests.toys.faulty.Faulty", "kill": 20, "workers": 2}
+    straight = harness.straight(config(root, tmp_path, workers=2), tmp_path / "runs")
+    digest = harness.final_hash(straight)
+    (tmp_path / "runs").rename(tmp_path / "straight")
+    died = harness.call(harness.train, config(root, tmp_path, **faulty))
+    assert died.code == harness.INTERRUPTED
+    run = harness.only_run(tmp_path / "runs")
+    assert harness.status(run)["exit_code"] == harness.INTERRUPTED
+    assert harness.in_child(harness.resume, str(run)) == 0
+    assert harness.final_hash(run) == digest
+
+
+def readers(path: Path) -> dict[int, tuple[int, int]]:
+    """Session and threads of each process that noted itself."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {int(pid): (int(session), int(threads)) for pid, session, threads in map(str.split, lines)}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_no_worker_outlives_its_run(how: signal.Signals, parity_root: Path, tmp_path: Path) -> None:
+    """Workers have a session of their own and one thread; they go when the run is killed, and at Ctrl-C."""
+    noted = tmp_path / "noted"
+    transforms = [{"_target_": "tests.toys.faulty.Remember", "path": str(noted)}]
+    text = toy("classification", parity_root, tmp_path / "runs", data={"workers": 2, "train_transforms": transforms})
+    text["trainer"]["max_epochs"] = 1000
+    child = harness.start(harness.train, write(text, tmp_path / "config.yaml"))
+    try:
+        assert harness.until(lambda: len(readers(noted)) == 3, 60)  # the probe reads in the run's own process
+        workers = {pid: found for pid, found in readers(noted).items() if pid != child.pid}
+        assert all(found == (pid, 1) for pid, found in workers.items())
+        os.killpg(child.pid, how)
+        child.join(20)
+        assert child.exitcode == (130 if how == signal.SIGINT else harness.KILLED)
+        assert harness.until(lambda: not any(map(harness.alive, workers)), 10)
+    finally:
+        child.kill()
+        child.join()
