@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler
 
 from calotype.engine.checkpoint import to_bytes
 from calotype.engine.codec import decode, encode
+from calotype.engine.state import check_state
 from calotype.errors import CheckpointError
 
 
@@ -229,6 +230,7 @@ def test_every_torch_schedule_goes_on_with_the_same_rates(name: str) -> None:
     first, first_optimizer = fresh()
     found = rates(first, first_optimizer, 3)
     second, second_optimizer = fresh()
+    check_state(first.state_dict(), {**second.state_dict(), **dict.fromkeys(first.state_dict())})
     second_optimizer.load_state_dict(there_and_back(first_optimizer.state_dict()))
     second.load_state_dict(there_and_back(first.state_dict()))
     assert found + rates(second, second_optimizer, 5) == expected

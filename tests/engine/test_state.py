@@ -60,17 +60,23 @@ def test_borrowed_weights_are_given_back_also_after_an_error() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+OWN = {"a": 1, "b": {"c": [{"lr": 0.1}, {}], "tensor": torch.zeros(2)}}
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
         ({"a": 1}, "missing b, not asked for nothing"),
-        ({"a": 1, "b": 2, "c": 3}, "missing nothing, not asked for c"),
+        (OWN | {"d": 3}, "missing nothing, not asked for d"),
+        ({"a": 1, "b": {"c": [{"lr": 0.1}], "tensor": 0}}, r"missing b\.c\.1, not"),
+        ({"a": 1, "b": {"c": [{}, {"more": 1}]}}, r"missing b\.c\.0\.lr, b\.tensor, not"),
+        ({"a": 1, "b": 3}, r"missing b\.c, b\.tensor, not"),
     ],
 )
 def test_parts_of_the_state_that_are_missing_or_unknown_are_named(state: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        check_state(state, {"a", "b"})
-    check_state({"a": 1, "b": 2}, {"a", "b"})
+        check_state(state, OWN)
+    check_state(OWN | {"b": {**OWN["b"], "later": 1}}, OWN)  # type: ignore[dict-item]
 
 
 def test_digests_see_every_bit_of_a_tensor_and_of_the_rest() -> None:

@@ -96,7 +96,7 @@ class Execution:
     assembly: Assembly
     folder: RunFolder
     on_shard: Callable[[str, Shard], None]
-    on_saved: Callable[[], None]
+    on_saved: Callable[[int], None]
     trackers: Sequence[Tracker] = ()
     quiet: bool = False
     header: Mapping[str, str] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Execution:
             mirrors = Mirrors(self.trackers, Messages(self.folder, quiet=self.quiet).warn)
 
             def saved() -> None:
-                self.on_saved()
+                self.on_saved(trainer.state.step)
                 self._status(trainer, "running", None, started)
 
             def stop() -> str | None:

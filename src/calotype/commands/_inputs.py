@@ -14,9 +14,12 @@ from calotype.config.targets import check_targets
 from calotype.config.trust import check_trusted
 from calotype.errors import RefusedError, UsageError
 from calotype.record import record as records
-from calotype.record.data import DataLock, SplitLock, differences
+from calotype.record.data import DataLock, SplitLock, differences, touched
 from calotype.record.folder import RunFolder
 from calotype.record.ownership import is_own, statement
+
+READ_AT_ONCE = 20_000
+"""Samples that are read before a resume when only their files' times changed; more are looked at as they are used."""
 
 
 def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: Collection[str] = ()) -> Config:
@@ -54,7 +57,7 @@ def changes(folder: RunFolder, config: Config, assembly: Assembly, lock: DataLoc
     """What differs from the record, by part; parts without a difference are left out."""
     old, record = DataLock.load(folder.path), folder.record()
     found = differences(old, lock)
-    if found:
+    if found or (touched(old, lock) and sum(len(split.ids) for split in lock.splits.values()) <= READ_AT_ONCE):
         digest = locate("calotype.data.reader.content_digests")
         found = differences(old, lock, {name: digest(source) for name, source in assembly.data.sources.items()})
     was = compose([str(folder.path / "config.yaml")]).tree

@@ -183,7 +183,7 @@ def go_on(
         lock = data_lock(assembly, config.tree)
         found = changes(folder, config, assembly, lock)
         refuse_changes(found, allowed)
-        if "data" not in found:
+        if "data" not in {*found, *allowed}:
             lock.inherit(DataLock.load(folder.path))
         checkpoint = _newest(folder, assembly, strict=strict)
         entry = {"resumed_at": checkpoint.step if checkpoint else 0, "allowed": sorted(found), "changed": found}
@@ -237,10 +237,21 @@ class _Job:
             self.assembly,
             self.folder,
             on_shard=self.lock.see,
-            on_saved=lambda: self.lock.save(self.folder.path),
+            on_saved=self._saved,
             trackers=[tracker for tracker in built.values() if tracker is not None],
             quiet=self.quiet,
             header=header(self.assembly) | {"folder": str(self.folder.path)},
         )
         trainer = execution.run(checkpoint, replanned=replanned)
+        self.lock.save(self.folder.path)
         return Result(self.folder.path, "done", trainer.state.step, dict(trainer.state.results))
+
+    def _saved(self, step: int) -> None:
+        """Keep the data lock with a checkpoint of `step` steps; from the first whole epoch on every sample is in it."""
+        from calotype.config.build import locate
+
+        source, digest = self.assembly.data.sources["train"], locate("calotype.data.reader.content_digests")
+        whole = self.config.tree["trainer"].get("limit_train_batches") is None
+        if whole and step >= self.assembly.plan.steps_per_epoch:
+            self.lock.splits["train"].complete(lambda rows: digest(source, rows))
+        self.lock.save(self.folder.path)

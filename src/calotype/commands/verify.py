@@ -247,7 +247,7 @@ def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | No
     def stop(step: int) -> str | None:
         return "verify" if until is not None and step >= until else None
 
-    execution = Execution(assembly, folder, seen, lambda: None, quiet=True, stop=stop)
+    execution = Execution(assembly, folder, seen, lambda _: None, quiet=True, stop=stop)
     try:
         execution.run(checkpoint)
     except Interrupted:

@@ -23,7 +23,7 @@ from calotype.types import Sample, Shard, Source
 
 if TYPE_CHECKING:
     from calotype.data.order import ShardPlan
-    from calotype.types import DigestArray
+    from calotype.types import DigestArray, IntArray
 
 RAGGED = frozenset({"boxes", "labels"})
 """Fields whose length differs from sample to sample: they stay lists of tensors."""
@@ -48,6 +48,18 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _named(source: Source, position: int) -> Iterator[None]:
+    """Within the context an error that is none of ours becomes a DataError naming the sample."""
+    try:
+        yield
+    except CalotypeError:
+        raise
+    except Exception as error:
+        where = f"sample {source.ids[position]} ({source.name(position)})"
+        raise DataError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 class ShardReader:
@@ -76,18 +88,13 @@ class ShardReader:
 
     def sample(self, position: int, epoch: int) -> tuple[Sample, tuple[int, int]]:
         """One transformed sample and the digests of its stored content and target."""
-        try:
+        with _named(self.source, position):
             sample = self.source[position]
             contents = content_digest(sample)
             if self.transforms:
                 seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), 0, 0))
             for transform in self.transforms:
                 sample = transform(sample)
-        except CalotypeError:
-            raise
-        except Exception as error:
-            where = f"sample {self.source.ids[position]} ({self.source.name(position)})"
-            raise DataError(f"{where}: {type(error).__name__}: {error}") from error
         return sample, contents
 
     def _joined(self, name: str, values: list[Any], plan: ShardPlan) -> torch.Tensor | list[torch.Tensor]:
@@ -136,9 +143,14 @@ def fields_digest(fields: dict[str, torch.Tensor | list[torch.Tensor]]) -> bytes
     return digest.bytes()
 
 
-def content_digests(source: Source) -> DigestArray:
-    """The digests of every sample of a source, (n, 2) uint64."""
-    digests = np.empty((len(source), 2), np.uint64)
-    for position in range(len(source)):
-        digests[position] = content_digest(source[position])
+def content_digests(source: Source, positions: IntArray | None = None) -> DigestArray:
+    """The digests of a source's samples, of all or of those at `positions`, (n, 2) uint64.
+
+    Raises DataError naming a sample that can't be read.
+    """
+    wanted = range(len(source)) if positions is None else positions.tolist()
+    digests = np.empty((len(wanted), 2), np.uint64)
+    for row, position in enumerate(wanted):
+        with _named(source, position):
+            digests[row] = content_digest(source[position])
     return digests

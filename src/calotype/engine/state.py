@@ -48,14 +48,32 @@ def borrowed(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
         load_exact(module, own, "the module")
 
 
-def check_state(state: Mapping[str, Any], needed: set[str]) -> None:
-    """Raises CheckpointError naming the parts of the training state that are missing or that nothing here takes."""
-    missing, unknown = sorted(needed - set(state)), sorted(set(state) - needed)
+def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Compare a training state with a fresh one, `own`. Raises CheckpointError naming what is missing at any depth,
+    for torch's objects silently keep a fresh value in its place, and parts that nothing here takes.
+
+    What an object only has after its first step can't be known here: parameters' states of an optimizer, scores.
+    """
+    missing, unknown = sorted(_missing(state, own)), sorted(set(state) - set(own))
     if missing or unknown:
         raise CheckpointError(
             f"the training state doesn't fit this config: missing {', '.join(missing) or 'nothing'}, "
             f"not asked for {', '.join(unknown) or 'nothing'}"
         )
+
+
+def _missing(state: Any, own: Any, path: str = "") -> Iterator[str]:
+    if isinstance(own, list):
+        own = dict(enumerate(own))
+        state = dict(enumerate(state)) if isinstance(state, list) else {}
+    if not isinstance(own, Mapping):
+        return
+    for name, value in own.items():
+        place = f"{path}.{name}" if path else str(name)
+        if not isinstance(state, Mapping) or name not in state:
+            yield place
+        else:
+            yield from _missing(state[name], value, place)
 
 
 def digests(network: Mapping[str, Tensor], training: Mapping[str, Any]) -> dict[str, str]:

@@ -354,7 +354,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> bool:
         """Put a checkpoint's state back; whether what is due at its step is still to be done."""
         model, state, parts = checkpoint.model(), checkpoint.training(), self.parts
-        check_state(state, {*self.training_state(), "part", "journal"})
+        check_state(state, self.training_state() | {"part": False, "journal": {"length": 0, "digest": ""}})
         load_exact(self.task.network, state["raw"] if parts.ema else model, "the network")  # 1. weights
         if parts.ema:
             parts.ema.load_state_dict(model)  # 2. their average

@@ -1,14 +1,16 @@
 """The data lock: which data a run was trained on, in two stages.
 
 Before the first step: names, sizes and times of the files, the sample ids, and the sha256 of files that are read
-whole. As the loader reads samples: a digest of each one's stored content and of its stored target. A sample that
-comes back different, later in the run or at a resume, is named.
+whole. As the loader reads samples: a digest of each one's stored content and of its stored target; the training
+samples that the first epoch left over are read once at its end, so that from then on all are known, and those of the
+other splits once they were measured. A sample that comes back different, later in the run or at a resume, is named
+before anything is computed from it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,13 @@ class SplitLock:
         self.contents[rows[~known]] = contents[~known]
         self.seen[rows] = True
         return np.asarray(ids[differ])
+
+    def complete(self, digests: Callable[[IntArray], DigestArray]) -> None:
+        """Digest the samples that were not read yet; `digests` takes their positions."""
+        rows = np.flatnonzero(~self.seen)
+        if len(rows):
+            self.contents[rows] = digests(rows)
+            self.seen[rows] = True
 
     def summary(self) -> dict[str, Any]:
         """For the record: counts, and one digest of all that is known."""
@@ -120,6 +129,15 @@ class DataLock:
             before = old.splits.get(name)
             if before is not None and np.array_equal(before.ids, lock.ids):
                 lock.contents, lock.seen = before.contents.copy(), before.seen.copy()
+
+
+def touched(old: DataLock, new: DataLock) -> bool:
+    """Whether a file that is not read whole has another size or time, so that only its content can tell."""
+
+    def loose(lock: SplitLock) -> dict[str, tuple[int, int]]:
+        return {name: stat for name, stat in lock.files.items() if name not in lock.containers}
+
+    return any(loose(old.splits[name]) != loose(new.splits[name]) for name in old.splits.keys() & new.splits)
 
 
 def differences(old: DataLock, new: DataLock, contents: Mapping[str, DigestArray] | None = None) -> list[str]:
