@@ -17,7 +17,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,10 @@ def call(function: Callable[..., Any], *args: Any, timeout: float = 120, env: di
     ours, theirs = CONTEXT.Pipe(duplex=False)
     child = start(function, *args, env=env, pipe=theirs)
     theirs.close()
-    try:
-        value, error = ours.recv() if ours.poll(timeout) else (None, "")
-    except EOFError:
-        value, error = None, ""
+    wait([ours, child.sentinel], timeout)  # not for the pipe's end alone: orphaned workers hold it for seconds
+    value, error = None, ""
+    with suppress(EOFError):
+        value, error = ours.recv() if ours.poll() else (None, "")
     child.join(timeout)
     if child.is_alive():
         child.kill()
@@ -112,6 +114,13 @@ def train(config: str, plan: str = "", *overrides: str, **options: Any) -> None:
     if plan:
         faults.hook = hook(plan)
     calotype.train(config, *overrides, quiet=True, **options)
+
+
+def train_aloud(config: str) -> None:
+    """Train in this process with the config's trackers. For `call`."""
+    import calotype
+
+    calotype.train(config)
 
 
 def resume(run: str, plan: str = "") -> None:

@@ -7,16 +7,21 @@ on, so that each resume also starts from what earlier resumes left.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from tests import harness
 from tests.toys.configs import TASKS, toy, write
 
 STEPS = 15
 """Of a straight run of three epochs."""
+
+BAD, BAD_STEP = [1, 26], 6
+"""Two samples, and the one step in which they share a shard."""
 
 
 def run(folder: Path, root: Path, task: str = "classification", *plans: str, **sections: Any) -> Path:
@@ -91,3 +96,139 @@ def test_stopped_at_awkward_moments(plans: Any, workers: int, straight: Any, par
     """Twice in an epoch, at its boundary, twice in one validation, after the last step, in the final test."""
     stopped = run(tmp_path, parity_root, "classification", *plans, data={"workers": workers})
     assert harness.final_hash(stopped) == harness.final_hash(straight("classification"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_finished_run_is_left_as_it_is(task: str, straight: Any) -> None:
+    def files() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in straight(task).rglob("*") if file.is_file() and file.name != "lock"}
+
+    before = files()
+    assert harness.in_child(harness.resume, str(straight(task))) == 0
+    assert files() == before
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The last checkpoint's tensor files."""
+    last = harness.last(folder)
+    return {name: (last / name).read_bytes() for name in ("model.safetensors", "training.safetensors")}
+
+
+TENSORBOARD = {"tensorboard": {"_target_": "calotype.tracking.tensorboard.TensorBoard"}}
+CONSOLE = {"console": {"_target_": "calotype.tracking.console.Console"}}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"tracking": TENSORBOARD | CONSOLE},
+        {"trainer": {"val_check_interval": None}},
+        {"trainer": {"val_check_interval": "2st"}},
+        {"trainer": {"val_epochs": [1]}},
+        {"trainer": {"log_every_n_steps": 1}},
+        {"trainer": {"log_every_n_steps": 100}},
+        {"trainer": {"test": None}},
+        {"data": {"eval_batch_size": 13}},
+        {"checkpoint": {"every": "7st", "keep_best": 3}},
+    ],
+    ids=str,
+)
+def test_watching_changes_no_bit(sections: dict[str, Any], straight: Any, parity_root: Path, tmp_path: Path) -> None:
+    """Validation, trackers, log points and checkpoints leave every step and every weight as they were."""
+    watched = tmp_path / "runs"
+    config = write(toy("classification", parity_root, watched, **sections), tmp_path / "config.yaml")
+    outcome = harness.call(harness.train_aloud, config)
+    assert outcome.code == 0, outcome.error
+    found = harness.only_run(watched)
+    assert harness.lines(found) == harness.lines(straight("classification"))
+    assert weights(found) == weights(straight("classification"))
+
+
+def losses(run: Path) -> list[float]:
+    return [float.fromhex(line["loss"]) for line in harness.lines(run)]
+
+
+def test_shards_are_the_same_arithmetic_in_another_order(parity_root: Path, tmp_path: Path) -> None:
+    """Accumulating four shards is one batch: without batch norm, dropout and mixing, and with a tail batch of one."""
+    runs = [
+        run(
+            tmp_path / str(shards),
+            parity_root,
+            "classification",
+            trainer={"shards": shards, "max_epochs": 2},
+            data={"batch_transforms": [], "drop_last": False},
+            module={"_target_": "tests.toys.plain.Plain"},
+        )
+        for shards in (1, 4)
+    ]
+    one, four = map(losses, runs)
+    assert one != four
+    assert len(one) == 12
+    assert one == pytest.approx(four, abs=1e-6)
+    first, second = (load_file(harness.last(found) / "model.safetensors") for found in runs)
+    for name, tensor in first.items():
+        assert float((tensor - second[name]).abs().max()) < 1e-6, name
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("precision", [32, "16-mixed"])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    fused: bool, precision: Any, parity_root: Path, tmp_path: Path
+) -> None:
+    """The host looks every fifth step; what is on disk then is what a straight run has there."""
+    optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.01, "fused": fused}
+    module = {"_target_": "tests.toys.classification.ToyClassification", "nan_at": BAD, "optimizer": optimizer}
+    every = {"trainer": {"log_every_n_steps": 5, "precision": precision}, "checkpoint": {"every": "5st"}}
+    config = write(
+        toy("classification", parity_root, tmp_path / "runs", module=module, **every), tmp_path / "config.yaml"
+    )
+    outcome = harness.call(harness.train, config)
+    assert outcome.code == 1
+    module = {"optimizer": optimizer}
+    straight = run(tmp_path / "straight", parity_root, "classification", "after_step@6:SIGTERM", module=module, **every)
+    found = harness.only_run(tmp_path / "runs")
+    step = len(harness.lines(found)) - 1
+    assert step == BAD_STEP
+    assert outcome.error.startswith(f"NonFiniteError: step {step} (epoch 1) has loss nan")
+    assert {str(number) for number in BAD} <= set(outcome.error.split("Samples: ")[1].split(".")[0].split(", "))
+    assert harness.status(found)["exit_code"] == 1
+    assert [folder.name for folder in sorted((found / "checkpoints").glob("step-*"))] == ["step-00000005"]
+    for file in harness.last(found).glob("*.safetensors"):
+        assert all(bool(tensor.isfinite().all()) for tensor in load_file(file).values()), file
+    common = zip(harness.lines(found)[:-1], harness.lines(straight), strict=False)
+    assert all(ours == theirs for ours, theirs in common)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_that_are_not_finite_can_be_left_out(fused: bool, parity_root: Path, tmp_path: Path) -> None:
+    """Weights, statistics and average as if the step had not been; and a kill changes nothing."""
+    optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.01, "fused": fused}
+    module = {"_target_": "tests.toys.classification.ToyClassification", "nan_at": BAD, "optimizer": optimizer}
+    trainer = {"on_nonfinite": "skip"}
+    sections = {"module": module, "trainer": trainer}
+    skipped = run(tmp_path / "straight", parity_root, "classification", **sections)
+    bad = [line["step"] for line in harness.lines(skipped) if line["loss"] == "nan"]
+    assert bad == [BAD_STEP]
+    assert len(harness.lines(skipped)) == STEPS
+    for file in harness.last(skipped).glob("*.safetensors"):
+        assert all(bool(tensor.isfinite().all()) for tensor in load_file(file).values()), file
+    killed = run(tmp_path / "killed", parity_root, "classification", f"after_step@{BAD_STEP + 1}", **sections)
+    assert harness.final_hash(killed) == harness.final_hash(skipped)
+
+
+def test_an_overflow_of_half_precision_is_no_error(parity_root: Path, tmp_path: Path) -> None:
+    """The scale halves until the gradients fit, and a run stopped while it does goes on the same."""
+    module = {"_target_": "tests.toys.classification.ToyClassification", "gain": 500.0}
+    sections = {"module": module, "trainer": {"precision": "16-mixed"}, "checkpoint": {"every": "1st", "keep_last": 99}}
+    straight = run(tmp_path / "straight", parity_root, "classification", **sections)
+    norms = [float.fromhex(line["norm"]) for line in harness.lines(straight)]
+    overflows = sum(not math.isfinite(norm) for norm in norms)
+    assert 0 < overflows < STEPS
+    assert scale(harness.last(straight)) == 2.0 ** (16 - overflows)
+    stopped = run(tmp_path / "stopped", parity_root, "classification", "after_step@2", "after_step@2", **sections)
+    assert harness.final_hash(stopped) == harness.final_hash(straight)
+
+
+def scale(folder: Path) -> float:
+    (found,) = (t for name, t in load_file(folder / "training.safetensors").items() if name.endswith("precision.scale"))
+    return float(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,20 +42,24 @@ class Share:
 
 
 class ToyClassification(nn.Module):
-    """network: stem, mean over the image, linear."""
+    """network: stem, mean over the image, linear.
 
-    def __init__(self, width: int = 8, nan_at: float | None = None) -> None:
+    A training shard that holds all samples of `nan_at` has a loss that is no number; `gain` multiplies any loss.
+    """
+
+    def __init__(self, width: int = 8, nan_at: Sequence[int] | None = None, gain: float = 1.0) -> None:
         super().__init__()
         self.network = nn.Sequential(stem(width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3))
-        self.nan_at = nan_at
+        self.nan_at, self.gain = nan_at, gain
 
     def counts(self, shard: Shard) -> dict[str, float]:
         return {"images": float(len(shard))}
 
     def forward(self, shard: Shard, counts: Counts) -> Loss:
         total = F.cross_entropy(self.network(scaled(shard["image"])), shard["label"], reduction="sum")
-        if self.nan_at is not None and int(self.nan_at) in shard.ids:
+        if self.nan_at is not None and self.training and set(self.nan_at) <= set(shard.ids.tolist()):
             total = total * float("nan")
+        total = total * self.gain
         return Loss(total / counts["images"], {"loss": Term(total.detach(), float(len(shard)))})
 
     def predict(self, shard: Shard) -> Prediction:
