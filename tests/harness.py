@@ -177,6 +177,11 @@ def lines(run: Path, event: str | None = None) -> list[dict[str, Any]]:
     return [line for line in found if line.get("event") == event]
 
 
+def resumed_at(run: Path) -> list[int]:
+    """The step of the checkpoint that each resume went on from."""
+    return [entry["resumed_at"] for entry in json.loads((run / "record.json").read_text())["lineage"]]
+
+
 def status(run: Path) -> dict[str, Any]:
     """The run's status file."""
     return dict(json.loads((run / "status.json").read_text()))

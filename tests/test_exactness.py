@@ -73,6 +73,8 @@ def test_stopped_at_every_step(task: str, action: str, straight: Any, parity_roo
     rest = [f"after_step@{1 if action or step % 2 else 2}{action}" for step in steps]
     stopped = run(tmp_path, parity_root, task, *first, *rest)
     assert harness.final_hash(stopped) == harness.final_hash(straight(task))
+    starts = zip(range(1, STEPS + 1), harness.resumed_at(stopped), strict=True)
+    assert all(start == step if action else step - 2 <= start <= step for step, start in starts)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -84,6 +86,8 @@ def test_stopped_at_every_step(task: str, action: str, straight: Any, parity_roo
         ("after_step@5",),
         ("after_step@5:SIGTERM",),
         ("in_val@2:SIGTERM", "in_val@3:SIGTERM"),
+        ("before_pointer@1",),
+        ("before_pointer@9",),
         ("after_step@15",),
         ("after_step@15:SIGTERM",),
         ("in_val@14",),

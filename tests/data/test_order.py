@@ -25,6 +25,11 @@ def test_an_epoch_holds_every_sample_once() -> None:
         assert sorted(epoch(order, number)) == list(range(41))
 
 
+def test_the_order_within_a_batch_is_drawn_too() -> None:
+    order = TrainOrder(41, Batching(8), seed=1)
+    assert all(positions(order, step) != sorted(positions(order, step)) for step in range(5))
+
+
 def test_dropping_the_tail_leaves_out_other_samples_each_epoch() -> None:
     order = TrainOrder(41, Batching(8), seed=1)
     left = [set(range(41)) - set(epoch(order, number)) for number in range(4)]

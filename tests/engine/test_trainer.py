@@ -189,14 +189,19 @@ def test_a_schedule_that_needs_another_monitor_says_which_there_are(tmp_path: Pa
 
 
 class Draws(ToyClassification):
-    """Remembers the first number each shard could draw."""
+    """Remembers of each shard its first id, the first number it could draw, and the statistics it started from."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.first: list[int] = []
         self.drawn: list[float] = []
+        self.statistics: list[list[float]] = []
 
     def forward(self, shard: Shard, counts: Any) -> Any:
-        self.drawn.append(float(torch.rand(())))
+        if self.training:
+            self.first.append(int(shard.ids[0]))
+            self.drawn.append(float(torch.rand(())))
+            self.statistics.append(self.network[0][1].running_mean.tolist())
         return super().forward(shard, counts)
 
 
@@ -208,6 +213,26 @@ def test_each_shard_of_each_step_draws_under_a_key_of_its_own(tmp_path: Path) ->
     trainer(tmp_path / "b", second).fit()
     assert len(set(first.drawn)) == 16
     assert first.drawn == second.drawn
+
+
+def test_shards_run_in_their_order_each_from_the_steps_statistics(tmp_path: Path) -> None:
+    task = Draws()
+    trainer(tmp_path, task).fit()
+    assert task.first == list(range(0, 64, 4))
+    for step in range(8):
+        assert task.statistics[2 * step] == task.statistics[2 * step + 1]
+        assert step == 0 or task.statistics[2 * step] != task.statistics[2 * step - 1]
+
+
+def test_validation_measures_the_average(tmp_path: Path) -> None:
+    """An average that never moves gives the same number at every validation, the weights another each time."""
+    task = ToyClassification()
+    found = trainer(tmp_path, task, timetable=plan(validate_every=2), val=Repeats(100), ema=EMA(task.network, 1.0))
+    raw = trainer(tmp_path / "raw", timetable=plan(validate_every=2), val=Repeats(100))
+    found.fit()
+    raw.fit()
+    assert len(set(found.state.scores.values())) == 1
+    assert len(set(raw.state.scores.values())) == 4
 
 
 def test_counts_are_the_whole_batchs(tmp_path: Path) -> None:

@@ -1,0 +1,247 @@
+"""The sabotages: a file of src/calotype, a text that stands in it once, what replaces it, and the test that turns red.
+
+A sabotage is a mistake that somebody could make or has made. `long` ones need whole runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+    long: bool = False
+
+
+TRAINER, DATA, CHECKPOINT = (
+    "tests/engine/test_trainer.py::test_",
+    "tests/data/test_",
+    "tests/engine/test_checkpoint.py::test_",
+)
+REDUCE = "tests/engine/test_reduce.py::test_"
+STOPPED = "tests/test_exactness.py::test_stopped_at_awkward_moments"
+LOOP, RECORD = "engine/trainer.py", "record/"
+
+SABOTAGES = [
+    Sabotage(
+        "shards draw under one key",
+        LOOP,
+        '"model", self.state.step, index)',
+        '"model", self.state.step)',
+        TRAINER + "each_shard_of_each_step_draws_under_a_key_of_its_own",
+    ),
+    Sabotage(
+        "shards swapped",
+        LOOP,
+        "for index, shard in enumerate(batch):\n            tree",
+        "for index, shard in enumerate(batch[::-1]):\n            tree",
+        TRAINER + "shards_run_in_their_order_each_from_the_steps_statistics",
+    ),
+    Sabotage(
+        "buffers not restored between shards",
+        "engine/reduce.py",
+        "torch._foreach_copy_([*self.means, *self.agreeing], self._start)",
+        "torch._foreach_copy_(self.agreeing, self._start[len(self.means) :])",
+        TRAINER + "shards_run_in_their_order_each_from_the_steps_statistics",
+    ),
+    Sabotage(
+        "buffers not combined",
+        "engine/reduce.py",
+        "torch._foreach_add_(self.means, changes)",
+        "pass",
+        REDUCE + "float_buffers_are_means_by_items_and_untouched_ones_keep_their_bits",
+    ),
+    Sabotage(
+        "buffers combined without weights",
+        "engine/reduce.py",
+        "torch._foreach_mul_(changes, float(items))",
+        "pass",
+        REDUCE + "float_buffers_are_means_by_items_and_untouched_ones_keep_their_bits",
+    ),
+    Sabotage(
+        "shards added one after another",
+        "engine/reduce.py",
+        "while self._partial and self._partial[-1][0] == level:",
+        "while self._partial:",
+        REDUCE + "eight_leaves_add_as_a_balanced_tree",
+    ),
+    Sabotage(
+        "counts of the shard instead of the batch",
+        LOOP,
+        "loss = self.task(shard, counts)",
+        "loss = self.task(shard, self.task.counts(shard))",
+        TRAINER + "counts_are_the_whole_batchs",
+    ),
+    Sabotage(
+        "ids sorted within a batch",
+        "data/order.py",
+        "positions = self.permutation(epoch)[within * size : (within + 1) * size]",
+        "positions = np.sort(self.permutation(epoch)[within * size : (within + 1) * size])",
+        DATA + "order.py::test_the_order_within_a_batch_is_drawn_too",
+    ),
+    Sabotage(
+        "one permutation for every epoch",
+        "data/order.py",
+        'generator(self.seed, "order", epoch)',
+        'generator(self.seed, "order")',
+        DATA + "order.py::test_epochs_and_seeds_have_orders_of_their_own",
+    ),
+    Sabotage(
+        "sample key without the sample",
+        "data/reader.py",
+        '"sample", epoch, int(self.source.ids[position]), 0, 0)',
+        '"sample", epoch, 0, 0, 0)',
+        DATA + "reader.py::test_samples_draw_apart_from_each_other",
+    ),
+    Sabotage(
+        "sample key without the epoch",
+        "data/reader.py",
+        '"sample", epoch, int(',
+        '"sample", 0, int(',
+        DATA + "reader.py::test_seeds_and_epochs_draw_otherwise",
+    ),
+    Sabotage(
+        "a resume reads from the epoch's start",
+        "data/loader.py",
+        "        step = self.start\n",
+        "        step = self.start - self.start % self.order.steps_per_epoch\n",
+        DATA + "loader.py::test_nothing_that_is_skipped_is_opened",
+    ),
+    Sabotage(
+        "latch dropped",
+        "engine/precision.py",
+        "        if not self.latched:\n            self.bad.zero_()",
+        "        self.bad.zero_()",
+        TRAINER + "the_latch_lets_nothing_be_updated_before_the_host_looks",
+    ),
+    Sabotage(
+        "statistics of a skipped step kept",
+        LOOP,
+        "cast(Buffers, self.buffers).restore()",
+        "pass",
+        TRAINER + "a_skipped_step_leaves_no_trace",
+    ),
+    Sabotage(
+        "raw weights validated",
+        LOOP,
+        'self.parts.ema.swapped() if self.parts.ema and split == "val" else nullcontext()',
+        "nullcontext()",
+        TRAINER + "validation_measures_the_average",
+    ),
+    Sabotage(
+        "no validation at the end",
+        LOOP,
+        "(plan.validates(step) or ended)",
+        "plan.validates(step)",
+        TRAINER + "validation_comes_as_planned_and_once_at_the_end",
+    ),
+    Sabotage(
+        "validated twice at the end",
+        LOOP,
+        "            ended = self._validate() or ended\n",
+        "            ended = (ended and self._validate()) or self._validate() or ended\n",
+        TRAINER + "validation_comes_as_planned_and_once_at_the_end",
+    ),
+    Sabotage(
+        "warm-up for good",
+        "engine/schedule.py",
+        "            _set_rates(optimizer, rates)\n",
+        "            pass\n",
+        "tests/engine/test_schedule.py::test_warm_up_is_linear_from_zero_and_gives_the_rates_back",
+    ),
+    Sabotage(
+        "strides lost",
+        "engine/codec.py",
+        'return {"$tensor": path, "strides": list(value.stride())}',
+        'return {"$tensor": path}',
+        "tests/engine/test_codec.py::test_momentum_of_a_channels_last_kernel_keeps_its_strides",
+    ),
+    Sabotage(
+        "file not synced",
+        "files.py",
+        "        os.fsync(file.fileno())\n",
+        "",
+        CHECKPOINT + "the_order_of_the_calls_that_make_a_checkpoint_durable",
+    ),
+    Sabotage(
+        "folder not synced",
+        "files.py",
+        "        os.fsync(handle)\n",
+        "        pass\n",
+        CHECKPOINT + "the_order_of_the_calls_that_make_a_checkpoint_durable",
+    ),
+    Sabotage(
+        "pointer before the rename",
+        "engine/checkpoint.py",
+        '            fault("before_write")\n',
+        '            fault("before_write")\n            self._point(folder.name, scores)\n',
+        CHECKPOINT + "the_order_of_the_calls_that_make_a_checkpoint_durable",
+    ),
+    Sabotage(
+        "ties to the earlier",
+        "engine/checkpoint.py",
+        "(self.sign * numbers[step], step)",
+        "(self.sign * numbers[step], -step)",
+        CHECKPOINT + "ties_go_to_the_later",
+    ),
+    Sabotage(
+        "journal's mark off by one",
+        RECORD + "journal.py",
+        '"length": self._length,',
+        '"length": self._length - 1,',
+        "tests/test_exactness.py::test_stopped_at_every_step[term-classification]",
+        long=True,
+    ),
+    Sabotage(
+        "average not restored",
+        LOOP,
+        "parts.ema.load_state_dict(model)",
+        "pass",
+        STOPPED + "[after_step@5:SIGTERM-0]",
+    ),
+    Sabotage(
+        "schedule not restored",
+        LOOP,
+        'parts.scheduler.load_state_dict(state["scheduler"])',
+        "pass",
+        STOPPED + "[after_step@5:SIGTERM-0]",
+        long=True,
+    ),
+    Sabotage(
+        "scale not restored",
+        LOOP,
+        'self.precision.load_state_dict(state["precision"])',
+        "pass",
+        "tests/test_exactness.py::test_an_overflow_of_half_precision_is_no_error",
+        long=True,
+    ),
+    Sabotage(
+        "what was due at an interrupted step forgotten",
+        LOOP,
+        'return bool(state["part"])',
+        "return False",
+        STOPPED + "[in_val@2:SIGTERM+in_val@3:SIGTERM-0]",
+        long=True,
+    ),
+    Sabotage(
+        "pointers left where a kill left them",
+        LOOP,
+        "self.checkpoints.settle(resume, self.state.scores)",
+        "pass",
+        STOPPED + "[before_pointer@9-0]",
+        long=True,
+    ),
+    Sabotage(
+        "lock inherited by workers",
+        RECORD + "folder.py",
+        "        _held.add(handle)\n",
+        "",
+        STOPPED + "[after_step@5-2]",
+        long=True,
+    ),
+]
