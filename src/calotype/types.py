@@ -50,6 +50,16 @@ class Shard:
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
 
+    def description(self) -> str:
+        """Names, shapes and types of the fields, for a message."""
+
+        def shape(value: Any) -> str:
+            some = isinstance(value, list)
+            tensor = value[0] if some else value
+            return f"{'a list of ' if some else ''}{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+        return ", ".join(f"{name} {shape(value)}" for name, value in self.fields.items())
+
     def to(self, device: Any, memory_format: Any = None) -> Shard:
         """The same shard on `device`; 4-dimensional float and uint8 tensors in `memory_format` where one is given."""
 

@@ -5,12 +5,13 @@ verify.
 from __future__ import annotations
 
 import datetime
+import errno
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,12 +21,13 @@ from calotype.commands._assemble import Assembly
 from calotype.engine.checkpoint import Checkpoint, Checkpoints
 from calotype.engine.observe import Mirrors, Observer
 from calotype.engine.trainer import Trainer
-from calotype.errors import CalotypeError, Interrupted
+from calotype.errors import CalotypeError, Interrupted, RunFolderError
 from calotype.record.folder import RunFolder
 from calotype.record.journal import CLOCK, JOURNAL, JsonLines, end_line
 from calotype.types import Shard, Tracker
 
 CTRL_C = 130
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Messages:
 
     def __call__(self, text: str) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with self.path.open("a") as file:
+        with suppress(OSError), self.path.open("a") as file:
             file.write(f"{now} {text}\n")
         if not self.quiet:
             sys.stderr.write(f"{text}\n")
@@ -136,9 +138,11 @@ class Execution:
             mirrors.call("start", self._about(resume.step if resume else 0))
             state = "failed"
             try:
-                with signals.caught():
+                with signals.caught(), self._disk():
                     trainer.fit(resume, replanned=replanned)
                     trainer.test()
+                    self.on_saved(trainer.state.step)
+                    journal.mark()  # a run that is done keeps its last lines through a kill
                 state = "done"
                 self._status(trainer, state, 0, started)
             except BaseException as error:
@@ -155,9 +159,26 @@ class Execution:
         journal, clock = JsonLines(self.folder.path / JOURNAL), JsonLines(self.folder.path / CLOCK)
         try:
             yield journal, clock
-        finally:
-            journal.close()
-            clock.close()
+        except BaseException:
+            with suppress(OSError):  # on a full disk they have lines left, which the resume writes again
+                journal.close()
+            with suppress(OSError):
+                clock.close()
+            raise
+        journal.close()
+        clock.close()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """An OSError of a full or read-only disk becomes a RunFolderError."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RunFolderError(
+                f"{self.folder.path} could not be written to the disk: {error}; free space, then continue with --resume"
+            ) from error
 
     def _about(self, step: int) -> Run:
         plan, folder = self.assembly.plan, self.folder
@@ -166,13 +187,15 @@ class Execution:
     def _ended_by(self, error: BaseException, trainer: Trainer, signals: Signals, started: float) -> None:
         """Write down how the run ended; a Ctrl-C that was obeyed leaves as KeyboardInterrupt."""
         if isinstance(error, Interrupted) and signals.asked() == "SIGINT":
-            self._status(trainer, "interrupted", CTRL_C, started, str(error))
+            with suppress(OSError):
+                self._status(trainer, "interrupted", CTRL_C, started, str(error))
             Messages(self.folder, quiet=self.quiet)(str(error))
             raise KeyboardInterrupt from error
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         code = CTRL_C if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
         message = str(error) if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"
-        self._status(trainer, state, code, started, message)
+        with suppress(OSError):  # the error that ended the run is the one to raise
+            self._status(trainer, state, code, started, message)
 
     def _status(
         self, trainer: Trainer, state: str, code: int | None, started: float, message: str | None = None

@@ -243,7 +243,6 @@ class _Job:
             header=header(self.assembly) | {"folder": str(self.folder.path)},
         )
         trainer = execution.run(checkpoint, replanned=replanned)
-        self.lock.save(self.folder.path)
         return Result(self.folder.path, "done", trainer.state.step, dict(trainer.state.results))
 
     def _saved(self, step: int) -> None:

@@ -123,20 +123,35 @@ class Trainer:
         if part:
             self._finish_step()
         with closing(self.parts.train.steps(self.state.step, self.plan.total)) as batches:
+            step = self._first_step
             while self.state.ended is None:
-                self._next(batches)
+                self._next(batches, step)
+                step = self.step
         return self.state
 
-    def _next(self, batches: Iterator[Batch]) -> None:
+    def _next(self, batches: Iterator[Batch], compute: Callable[[Batch], PendingStep]) -> None:
         """Fetch, compute, observe, and do what is due."""
         waiting = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - waiting
-        pending = self.step(batch)
+        pending = compute(batch)
         self.state.step += 1
         self.observer.step(pending, waited)
         fault("after_step")
         self._finish_step()
+
+    def _first_step(self, batch: Batch) -> PendingStep:
+        """A process's first step, in which a network and data that don't fit each other show themselves."""
+        try:
+            return self.step(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            raise ConfigError(
+                f"the first step failed; do network, loss and data fit together? A shard holds "
+                f"{batch[0].description()}. {type(error).__name__}: {error}",
+                key="module",
+            ) from error
 
     def step(self, batch: Batch) -> PendingStep:
         """One optimizer update from one batch."""
