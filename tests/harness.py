@@ -177,6 +177,11 @@ def lines(run: Path, event: str | None = None) -> list[dict[str, Any]]:
     return [line for line in found if line.get("event") == event]
 
 
+def newest(run: Path) -> int:
+    """The steps done in the newest whole checkpoint; 0 without one."""
+    return max([0, *(int(folder.name[5:13]) for folder in (run / "checkpoints").glob("step-*"))])
+
+
 def resumed_at(run: Path) -> list[int]:
     """The step of the checkpoint that each resume went on from."""
     return [entry["resumed_at"] for entry in json.loads((run / "record.json").read_text())["lineage"]]

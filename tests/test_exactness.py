@@ -65,16 +65,27 @@ def test_another_seed_gives_other_bits(task: str, straight: Any, parity_root: Pa
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("action", ["", ":SIGTERM"], ids=["kill", "term"])
-def test_stopped_at_every_step(task: str, action: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
-    """By SIGKILL the next child starts at the last checkpoint, at most two steps back; by SIGTERM where it was."""
-    first = [f"after_step@1{action}"]
-    steps = range(2, STEPS + 1)
-    rest = [f"after_step@{1 if action or step % 2 else 2}{action}" for step in steps]
-    stopped = run(tmp_path, parity_root, task, *first, *rest)
+def test_killed_at_every_step(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
+    """Each child starts at the newest checkpoint, at most two steps back, and is killed one step further."""
+    runs = tmp_path / "runs"
+    config = write(toy(task, parity_root, runs), tmp_path / "config.yaml")
+    assert harness.in_child(harness.train, config, "after_step@1") == harness.KILLED
+    killed, starts = harness.only_run(runs), [0]
+    for step in range(2, STEPS + 1):
+        starts.append(harness.newest(killed))
+        assert step - 3 <= starts[-1] < step
+        assert harness.in_child(harness.resume, str(killed), f"after_step@{step - starts[-1]}") == harness.KILLED
+    assert harness.in_child(harness.resume, str(killed)) == 0
+    assert harness.resumed_at(killed)[:-1] == starts[1:]
+    assert harness.final_hash(killed) == harness.final_hash(straight(task))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_asked_to_stop_at_every_step(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
+    """Each child starts where the last one stopped."""
+    stopped = run(tmp_path, parity_root, task, *["after_step@1:SIGTERM"] * STEPS)
+    assert harness.resumed_at(stopped) == list(range(1, STEPS + 1))
     assert harness.final_hash(stopped) == harness.final_hash(straight(task))
-    starts = zip(range(1, STEPS + 1), harness.resumed_at(stopped), strict=True)
-    assert all(start == step if action else step - 2 <= start <= step for step, start in starts)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -194,7 +194,7 @@ SABOTAGES = [
         RECORD + "journal.py",
         '"length": self._length,',
         '"length": self._length - 1,',
-        "tests/test_exactness.py::test_stopped_at_every_step[term-classification]",
+        "tests/test_exactness.py::test_asked_to_stop_at_every_step[classification]",
         long=True,
     ),
     Sabotage(
