@@ -48,5 +48,5 @@ def is_own(data: bytes, signature: str) -> bool:
     """Whether `signature` is this user's of `data`."""
     key = _key(make=False)
     return bool(key and signature) and hmac.compare_digest(
-        hmac.digest(key or b"", data, hashlib.sha256).hex(), signature
+        hmac.digest(key or b"", data, hashlib.sha256).hex().encode(), signature.encode()
     )
