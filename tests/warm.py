@@ -15,4 +15,8 @@ import calotype.commands.evaluate
 import calotype.commands.train
 import calotype.commands.verify
 import calotype.data.loader
-import calotype.record.record  # noqa: F401
+import calotype.record.record
+
+# What a record asks of the installation, once instead of in every child. Not the machine: that would wake a GPU.
+calotype.record.environment.packages()
+calotype.record.environment.code()
