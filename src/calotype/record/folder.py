@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=False)
             replace_file(path / "status.json", "{}\n")
         except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
             raise RunFolderError(f"can't write in {path}: {error.strerror or error}; set paths.runs") from error
         return cls(path)
 
@@ -136,5 +138,5 @@ class RunFolder:
     def _json(self, name: str) -> dict[str, Any]:
         try:
             return dict(json.loads((self.path / name).read_text()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise RunFolderError(f"{self.path / name} can't be read: {error}") from error
