@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.machinery
 import importlib.metadata
 import os
 import platform
@@ -107,8 +106,12 @@ def _origin(name: str) -> str | None:
     """
     spec, places = None, None
     parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return None
     for end in range(1, len(parts) + 1):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), places)
+        name = ".".join(parts[:end])
+        found = (finder.find_spec(name, places) for finder in sys.meta_path)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is None:
             return None
         places = list(spec.submodule_search_locations or [])
