@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import calotype
+from calotype.errors import RefusedError
+from tests import harness
 from tests.toys.configs import toy, write
 
 
@@ -67,3 +69,26 @@ def edit_journal(run: Path, step: int, **changes: Any) -> None:
             line |= changes
         found.append(json.dumps(line, separators=(",", ":")))
     path.write_text("\n".join(found) + "\n")
+
+
+def go_on(run: Path, *overrides: str, **options: Any) -> Any:
+    return calotype.train(*overrides, resume=run, quiet=True, **options)
+
+
+def killed(data: Path, folder: Path, plan: str = "after_step@8", /, **sections: Any) -> Path:
+    """A run killed after step 8 of 15, with checkpoints at 5."""
+    assert harness.in_child(harness.train, config(data, folder, **sections), plan) == harness.KILLED
+    return harness.only_run(folder / "runs")
+
+
+def lineage(run: Path) -> list[dict[str, Any]]:
+    return list(json.loads((run / "record.json").read_text())["lineage"])
+
+
+def refused(run: Path, *overrides: str) -> str:
+    journal = (run / "journal.jsonl").read_bytes()
+    with pytest.raises(RefusedError) as raised:
+        go_on(run, *overrides)
+    assert raised.value.exit_code == 2
+    assert (run / "journal.jsonl").read_bytes() == journal and lineage(run) == []
+    return str(raised.value)

@@ -176,8 +176,11 @@ def test_a_default_of_the_project_s_config_that_changed(tmp_path: Path) -> None:
         "  - _target_: torchvision.transforms.v2.RandomRotation\n    degrees: {}\n"
     )
     group.write_text(text.format(5))
+    experiment = tmp_path / "conf" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir()
+    experiment.write_text("# @package _global_\nexperiment: mine\ndefaults:\n  - override /data: mine\n")
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=3", "data.workers=0", "trainer.threads=1"]
-    command = ["data=mine", *short, f"paths.runs={tmp_path}/runs"]
+    command = ["experiment=mine", *short, f"paths.runs={tmp_path}/runs"]
     run = calotype.train(*command, config_dirs=[tmp_path / "conf"], quiet=True).folder
     assert_equal(verify(run), 3)
     group.write_text(text.format(7))

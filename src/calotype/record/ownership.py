@@ -23,11 +23,15 @@ def _key(*, make: bool) -> bytes | None:
     with suppress(OSError):
         if make and not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            whole = file.with_name(f"key-{secrets.token_hex(8)}")
+            handle = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 os.write(handle, secrets.token_bytes(32))
             finally:
                 os.close(handle)
+            with suppress(FileExistsError):  # another process was first; neither ever reads half a key
+                file.hardlink_to(whole)
+            whole.unlink()
         found = file.read_bytes()
         return found if len(found) == 32 else None
     return None
