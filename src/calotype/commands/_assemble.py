@@ -225,7 +225,10 @@ def _scheduler(settings: Settings, optimizer: torch.optim.Optimizer, plan: Plan)
         raise ConfigError("a schedule needs the run's length; set max_epochs or max_steps", key="trainer.max_epochs")
     factory = build({**module.lr_scheduler, "_partial_": True}, "module.lr_scheduler")
     if module.lr_interval == "step":
-        return build_scheduler(factory, optimizer, plan.total, plan.steps_per_epoch)
+        made = build_scheduler(factory, optimizer, plan.total, plan.steps_per_epoch)
+        if isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError("ReduceLROnPlateau steps with the validations; use epoch", key="module.lr_interval")
+        return made
     return build_scheduler(factory, optimizer, -(-plan.total // plan.steps_per_epoch), 1)
 
 

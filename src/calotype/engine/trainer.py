@@ -198,8 +198,11 @@ class Trainer:
         gradients: Leaf = [p.grad for p in self.parameters]
         for name, term in loss.terms.items():
             term_counts[name] = term_counts.get(name, 0.0) + term.count
-        changes = self.buffers.leaf(len(shard)) if self.buffers else []
-        return [*gradients, *changes, loss.value.detach(), *(term.sum for term in loss.terms.values())]
+        scalars = [loss.value.detach(), *(term.sum for term in loss.terms.values())]
+        if self.buffers is None:
+            return [*gradients, *scalars]
+        # the tree adds in place, and a task may well give one tensor as its value and as a term
+        return [*gradients, *self.buffers.leaf(len(shard)), *(scalar.clone() for scalar in scalars)]
 
     def _take(self, leaf: Leaf, items: int) -> tuple[Tensor, list[Any]]:
         """Put the batch's gradients and buffers in place; the loss and the sums of its terms."""

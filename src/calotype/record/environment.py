@@ -1,7 +1,7 @@
 """Where a run computes: code, packages, machine. What of it differs later is named, never guessed.
 
 Code is every loaded module that no package installed: Calotype itself and the user's own files, by sha256. What only
-watches a run (commands, trackers) is left out, since it can't change a bit of it.
+watches a run (verbs, trackers, the record) is left out, since it can't change a bit of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any
 
 import torch
 
-WATCHING = ("calotype.commands", "calotype.config", "calotype.tracking", "calotype.cli", "calotype.record")
+WATCHING = ("calotype.commands", "calotype.tracking", "calotype.cli", "calotype.record")
+ASSEMBLES = "calotype.commands._assemble"
+OWN = Path(__file__).resolve().parent.parent
 VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "CUBLAS_WORKSPACE_CONFIG",
@@ -80,14 +82,30 @@ def code(names: Iterable[str] | None = None) -> dict[str, str]:
     if names is not None:
         files = {name: _file(name) for name in names}
         return {name: _sha256(file) if file else "gone" for name, file in files.items()}
-    outside = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     found = {}
     for name in sorted(sys.modules):
-        file = None if name == "__main__" or name.startswith(WATCHING) else _file(name)
-        own = name.partition(".")[0] == "calotype"
-        if file and (own or not any(file.is_relative_to(folder) for folder in outside)):
+        watching = name == "__main__" or (name.startswith(WATCHING) and name != ASSEMBLES)
+        file = None if watching or _installed(name.partition(".")[0]) else _file(name)
+        if file and not _is_installed(file):
             found[name] = _sha256(file)
     return found
+
+
+@functools.cache
+def _installed(package: str) -> bool:
+    """Whether a top-level module was installed. Asked once for each: a run has thousands of modules below them."""
+    file = getattr(sys.modules.get(package), "__file__", None)
+    return package in sys.stdlib_module_names or (file is not None and _is_installed(Path(file).resolve()))
+
+
+def _is_installed(file: Path) -> bool:
+    return not file.is_relative_to(OWN) and any(file.is_relative_to(folder) for folder in _folders())
+
+
+@functools.cache
+def _folders() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple(Path(sysconfig.get_path(name)).resolve() for name in names)
 
 
 def _file(name: str) -> Path | None:

@@ -18,8 +18,9 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class RunFolder:
         _held.add(handle)
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _take(handle)
             except BlockingIOError:
                 holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
                 raise RunFolderError(f"{self.path} is in use by {holder}; wait for it or stop it") from None
@@ -112,7 +113,7 @@ class RunFolder:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
@@ -140,3 +141,12 @@ class RunFolder:
             return dict(json.loads((self.path / name).read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise RunFolderError(f"{self.path / name} can't be read: {error}") from error
+
+
+def _take(handle: int) -> None:
+    """Take the lock; who only asks whether it is taken has it for an instant, so once is not enough."""
+    for _ in range(4):
+        with suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
