@@ -23,7 +23,7 @@ from calotype.engine.setup import check_batch_norm
 from calotype.engine.trainer import Options, Parts, Trainer
 from calotype.errors import ConfigError, DataError, NonFiniteError
 from calotype.record.journal import CLOCK, JOURNAL, JsonLines, read
-from calotype.types import Batch, Shard
+from calotype.types import Batch, Loss, Shard, Term
 from tests import harness
 from tests.toys.classification import ToyClassification
 from tests.toys.configs import toy, write
@@ -263,3 +263,22 @@ def test_a_run_with_a_shard_of_one_sample_ends_before_its_first_step(
     assert outcome.code == 2
     assert "batch norm" in outcome.error
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+class OneTensor(ToyClassification):
+    """Gives one tensor as the loss's value and as its term."""
+
+    def forward(self, shard: Shard, counts: Any) -> Loss:
+        value = super().forward(shard, counts).value
+        return Loss(value, {"loss": Term(value.detach(), 1.0)})
+
+
+def test_a_value_that_is_also_a_term_is_added_once(tmp_path: Path) -> None:
+    losses = []
+    for kind in (ToyClassification, OneTensor):
+        folder = tmp_path / kind.__name__
+        folder.mkdir()
+        torch.manual_seed(0)
+        trainer(folder, kind()).fit()
+        losses.append([line["loss"] for line in journal(folder) if "loss" in line])
+    assert losses[0] == losses[1]
