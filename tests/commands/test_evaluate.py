@@ -14,6 +14,7 @@ from calotype import cli
 from calotype.errors import CheckpointError, DataError, UsageError
 from tests import harness
 from tests.runs import trained
+from tests.toys.configs import toy, write
 
 
 def verb(*arguments: str) -> int:
@@ -134,3 +135,11 @@ def test_a_number_that_is_none_meets_no_target() -> None:
 
     with pytest.raises(calotype.errors.DiffersError):
         check_target({"val/accuracy": float("nan")}, 0.0, "accuracy", "val")
+
+
+def test_a_limited_run_is_evaluated_on_what_training_measured(parity_root: Path, tmp_path: Path) -> None:
+    tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 1, "limit_val_batches": 2})
+    result = calotype.train(write(tree, tmp_path / "config.yaml"), quiet=True)
+    measured = calotype.load(result.folder, checkpoint="last").evaluate("val")
+    assert measured.count == 8
+    assert measured.scalars()["val/loss"] == result.metrics["val/loss"]

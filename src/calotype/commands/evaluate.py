@@ -43,7 +43,8 @@ class Loaded:
         from calotype.engine.precision import Precision
 
         data, options = self.assembly.data, self.assembly.options
-        loader = data.loader(split)
+        parts = self.assembly.parts
+        loader = {"val": parts.val, "test": parts.test}.get(split) or data.loader(split)
         if loader is None:
             raise DataError(f"the data set has no {split} split; it has {', '.join(data.sources)}")
         precision = Precision(options.precision, options.device)
