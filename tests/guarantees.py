@@ -49,18 +49,19 @@ class Guarantee:
 
 def marked(file: Path) -> Iterator[Guarantee]:
     """The guarantees of a test file, in the order of its lines."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ClassDef):
-            functions, prefix = node.body, f"{node.name}."
-        elif isinstance(node, ast.Module):
-            functions, prefix = node.body, ""
-        else:
-            continue
-        for function in functions:
-            for mark in getattr(function, "decorator_list", []):
-                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.guarantee":
-                    name = f"{file.relative_to(TESTS).as_posix()}::{prefix}{function.name}"  # type: ignore[attr-defined]
-                    yield Guarantee(*_texts(mark), name)
+    for name, function in _functions(ast.parse(file.read_text())):
+        for mark in function.decorator_list:
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.guarantee":
+                yield Guarantee(*_texts(mark), f"{file.relative_to(TESTS).as_posix()}::{name}")
+
+
+def _functions(module: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The functions of a module and of its classes, by name."""
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.{item.name}", item) for item in node.body if isinstance(item, ast.FunctionDef))
 
 
 def _texts(mark: ast.Call) -> tuple[str, str]:

@@ -122,7 +122,7 @@ def test_overrides_and_options_may_be_mixed(elsewhere: Path) -> None:
     parser = ArgumentParser()
     add_config_arguments(parser)
     args = parser.parse_intermixed_args(
-        ["seed=1", "--config-dir", "own", "optimizer=mine", "--cfg", "~module.lr_warmup"]
+        ["experiment=mnist", "seed=1", "--config-dir", "own", "optimizer=mine", "--cfg", "~module.lr_warmup"]
     )
     assert args.cfg
     assert config_from(args).tree["module"]["optimizer"] == {"_target_": "a.B"}
@@ -188,6 +188,7 @@ def cost(*arguments: str, code: int) -> float:
     return min(times)
 
 
+@pytest.mark.guarantee("Help and config errors answer in half a second, without torch", condition="on an idle machine")
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

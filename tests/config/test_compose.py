@@ -127,7 +127,7 @@ def test_what_is_refused(overrides: list[str], message: str) -> None:
 
 
 def test_origins_name_file_line_override_and_what_was_replaced() -> None:
-    config = compose(["trainer.max_epochs=3", "debug=fast"])
+    config = compose(["experiment=fashion_mnist", "trainer.max_epochs=3", "debug=fast"])
     origin = config.origins["trainer.max_epochs"]
     assert str(origin) == "override 'trainer.max_epochs=3'"
     assert origin.previous is not None
@@ -168,8 +168,8 @@ def test_a_named_folder_comes_first(elsewhere: Path) -> None:
 
 def test_keys_that_a_group_file_leaves_out_get_their_defaults(elsewhere: Path) -> None:
     write(elsewhere / "configs/data/mine.yaml", "# @package data\n_target_: mine.Data\nbatch_size: 8\n")
-    data = compose(["data=mine", "data.prefetch=4"]).tree["data"]
-    assert (data["batch_size"], data["prefetch"], data["workers"]) == (8, 4, 2)
+    data = compose(["experiment=mnist", "data=mine", "data.prefetch=4"]).tree["data"]
+    assert (data["eval_batch_size"], data["prefetch"], data["workers"]) == (256, 4, 2)
 
 
 def test_a_broken_group_file_is_named(elsewhere: Path) -> None:

@@ -67,7 +67,7 @@ def test_group_files_spell_out_the_defaults_of_the_settings(file: str, cls: Any)
 
 
 def test_the_composed_config_has_every_setting() -> None:
-    tree = compose().tree
+    tree = compose(["experiment=mnist"]).tree
     for key, cls in (("module", ModuleSettings), ("paths", PathSettings), ("trainer", TrainerSettings)):
         assert {item.name for item in fields(cls)} <= set(tree[key]), key
     assert tree["paths"] == defaults(PathSettings)
