@@ -31,7 +31,7 @@ tests-long: env  ## every test; one skipped for want of something installable fa
 	$(BIN)/python -m pytest -n 2 -m "" -rs --no-skips $(ARGS)
 
 guarantees: env  ## run the tests that hold Calotype to its promises, write docs/guarantees.md
-	$(BIN)/python -m pytest -n 2 -m guarantee --write-guarantees docs/guarantees.md $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m guarantee --write-guarantees=docs/guarantees.md $(ARGS)
 
 check: env  ## lint, format, strict types, law of imports, sizes
 	$(BIN)/ruff check

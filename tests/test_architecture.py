@@ -33,6 +33,9 @@ def broken(law: Callable[[Module], Iterator[str]], files: list[Path]) -> list[st
     return [breach for file in files for breach in law(Module.read(file, ROOT))]
 
 
+@pytest.mark.guarantee(
+    "Nothing loads or writes pickles, downloads code or runs text", condition="Calotype's own source"
+)
 @pytest.mark.parametrize(
     ("law", "files"),
     [

@@ -45,6 +45,9 @@ def straight(parity_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     return of
 
 
+@pytest.mark.guarantee(
+    "Two runs of one config give the same bits", condition="CPU; three toy tasks; any number of loader workers"
+)
 @pytest.mark.parametrize("task", TASKS)
 def test_two_runs_give_the_same_bits_with_any_workers(
     task: str, straight: Any, parity_root: Path, tmp_path: Path
@@ -54,6 +57,7 @@ def test_two_runs_give_the_same_bits_with_any_workers(
     assert harness.final_hash(again) == harness.final_hash(straight(task))
 
 
+@pytest.mark.guarantee("Another seed gives another run", condition="three toy tasks")
 @pytest.mark.parametrize("task", TASKS)
 def test_another_seed_gives_other_bits(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
     tree = toy(task, parity_root, tmp_path / "runs") | {"seed": 4}
@@ -64,6 +68,10 @@ def test_another_seed_gives_other_bits(task: str, straight: Any, parity_root: Pa
     assert harness.final_hash(other) != harness.final_hash(straight(task))
 
 
+@pytest.mark.guarantee(
+    "A run killed by SIGKILL at any step and resumed ends in the bits of the run that was not",
+    condition="CPU; three toy tasks with EMA, clipping, dropout, batch norm, 4 shards",
+)
 @pytest.mark.parametrize("task", TASKS)
 def test_killed_at_every_step(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
     """Each child starts at the newest checkpoint, at most two steps back, and is killed one step further."""
@@ -80,6 +88,9 @@ def test_killed_at_every_step(task: str, straight: Any, parity_root: Path, tmp_p
     assert harness.final_hash(killed) == harness.final_hash(straight(task))
 
 
+@pytest.mark.guarantee(
+    "A run stopped by SIGTERM at any step loses no step, and ends in the same bits", condition="CPU; three toy tasks"
+)
 @pytest.mark.parametrize("task", TASKS)
 def test_asked_to_stop_at_every_step(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
     """Each child starts where the last one stopped."""
@@ -88,6 +99,10 @@ def test_asked_to_stop_at_every_step(task: str, straight: Any, parity_root: Path
     assert harness.final_hash(stopped) == harness.final_hash(straight(task))
 
 
+@pytest.mark.guarantee(
+    "So does one stopped twice in an epoch, at its end, in a validation, after the last step",
+    condition="CPU; 0 and 2 loader workers",
+)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     "plans",
@@ -113,6 +128,7 @@ def test_stopped_at_awkward_moments(plans: Any, workers: int, straight: Any, par
     assert harness.final_hash(stopped) == harness.final_hash(straight("classification"))
 
 
+@pytest.mark.guarantee("A resume of a finished run changes nothing", condition="three toy tasks")
 @pytest.mark.parametrize("task", TASKS)
 def test_a_finished_run_is_left_as_it_is(task: str, straight: Any) -> None:
     def files() -> dict[Path, bytes]:
@@ -133,6 +149,7 @@ TENSORBOARD = {"tensorboard": {"_target_": "calotype.tracking.tensorboard.Tensor
 CONSOLE = {"console": {"_target_": "calotype.tracking.console.Console"}}
 
 
+@pytest.mark.guarantee("Validation, trackers, log points and checkpoints change no step", condition="CPU")
 @pytest.mark.parametrize(
     "sections",
     [
@@ -163,6 +180,10 @@ def losses(run: Path) -> list[float]:
     return [float.fromhex(line["loss"]) for line in harness.lines(run)]
 
 
+@pytest.mark.guarantee(
+    "k shards make the update of one batch, also when unequal",
+    condition="a network without batch norm; to rounding, not to the bit",
+)
 def test_shards_are_the_same_arithmetic_in_another_order(parity_root: Path, tmp_path: Path) -> None:
     """Accumulating four shards is one batch: without batch norm, dropout and mixing, and with a tail batch of one."""
     runs = [
@@ -185,6 +206,10 @@ def test_shards_are_the_same_arithmetic_in_another_order(parity_root: Path, tmp_
         assert float((tensor - second[name]).abs().max()) < 1e-6, name
 
 
+@pytest.mark.guarantee(
+    "Nothing is updated by or after a loss that is not finite; step and samples are named",
+    condition="trainer.on_nonfinite=stop; with and without a fused optimizer and a scaler",
+)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("precision", [32, "16-mixed"])
 def test_a_loss_that_is_not_finite_stops_the_run(
@@ -214,6 +239,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert all(ours == theirs for ours, theirs in common)
 
 
+@pytest.mark.guarantee(
+    "A step that is not finite can be left out as if it had not been", condition="trainer.on_nonfinite=skip"
+)
 @pytest.mark.parametrize("fused", [True, False])
 def test_steps_that_are_not_finite_can_be_left_out(fused: bool, parity_root: Path, tmp_path: Path) -> None:
     """Weights, statistics and average as if the step had not been; and a kill changes nothing."""

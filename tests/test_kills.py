@@ -90,6 +90,10 @@ def bench(parity_root: Path, tmp_path: Path) -> Any:
     return lambda task, kind: Bench(task, kind, parity_root, tmp_path)
 
 
+@pytest.mark.guarantee(
+    "A run killed at random moments, in steps, validation and checkpoint writes, ends in the same bits",
+    condition="CPU; three toy tasks; plain, scaler, bf16, fused with channels_last, plateau with early stopping",
+)
 @pytest.mark.parametrize(
     ("task", "kind", "points"),
     [
@@ -112,6 +116,7 @@ def test_killed_at_random(task: str, kind: str, points: tuple[str, ...], bench: 
     target.kill_at_random_time(0)
 
 
+@pytest.mark.guarantee("So does one killed thirty times", condition="the same")
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("task", TASKS)

@@ -55,6 +55,7 @@ def test_python_s_own_library_can_t_be_trusted(foreign: Path) -> None:
         calotype.load(foreign, trust=["os"])
 
 
+@pytest.mark.guarantee("A run folder whose config was edited counts as somebody else's", condition="always")
 def test_an_edited_config_loses_its_signature(copy: Path) -> None:
     assert calotype.load(copy).step
     path = copy / "config.yaml"
@@ -155,6 +156,7 @@ def test_the_key_is_the_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sign(b"x") == ""
 
 
+@pytest.mark.guarantee("No secret of the environment gets into a run folder", condition="given as ${oc.env:NAME}")
 def test_no_secret_of_the_environment_is_in_a_run_folder(parity_root: Path, tmp_path: Path) -> None:
     secret = "canary-5f1c"
     file = config(parity_root, tmp_path, trainer={"max_epochs": 1})
@@ -166,6 +168,7 @@ def test_no_secret_of_the_environment_is_in_a_run_folder(parity_root: Path, tmp_
     assert len(files) > 8 and not [path for path in files if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.guarantee("No file of a checkpoint is more than data", condition="always")
 @pytest.mark.parametrize("content", [b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x02id\x85R.", b"", b"{}"])
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json", "manifest.json"])
 def test_no_file_of_a_checkpoint_is_more_than_data(copy: Path, name: str, content: bytes) -> None:

@@ -33,6 +33,7 @@ def best(run: Path) -> int:
     return int((run / "checkpoints" / "best").read_text().strip().removeprefix("step-"))
 
 
+@pytest.mark.guarantee("evaluate gives the number that training gave", condition="the same code and data")
 def test_val_and_test_equal_the_numbers_of_training(finished: Path) -> None:
     found = calotype.load(finished)
     assert found.step == best(finished)
@@ -114,6 +115,7 @@ def test_the_verb_and_its_json(finished: Path, capfd: pytest.CaptureFixture[str]
     assert verb(str(finished), "--split", "extra") == 2
 
 
+@pytest.mark.guarantee("A target that is missed exits with 5", condition="--target")
 @pytest.mark.parametrize(
     ("target", "metric", "code"),
     [("0.0", None, 0), ("1.01", None, 5), ("0.0", "val/accuracy", 0), ("99", "loss", 0), ("0.01", "loss", 5)],

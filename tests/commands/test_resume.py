@@ -25,6 +25,9 @@ def test_a_finished_run_is_left_as_it_is(copy: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.guarantee(
+    "--resume auto starts, goes on, or leaves a finished run", condition="runs of the same config under paths.runs"
+)
 def test_auto_starts_then_goes_on_then_does_nothing(parity_root: Path, tmp_path: Path) -> None:
     file = config(parity_root, tmp_path)
     assert harness.in_child(harness.train, file, "after_step@8") == harness.KILLED
@@ -42,6 +45,10 @@ def test_auto_without_a_run_starts_one(parity_root: Path, tmp_path: Path) -> Non
     assert result.folder == harness.only_run(tmp_path / "runs")
 
 
+@pytest.mark.guarantee(
+    "Keys that change no bit may change at a resume",
+    condition="paths, tracking, vars, workers, log points and the like",
+)
 @pytest.mark.parametrize(
     "override",
     [
@@ -61,6 +68,9 @@ def test_keys_that_change_no_bit_may_change(copy: Path, override: str) -> None:
 # --- what changed is refused with what it is, allowed by name, and recorded
 
 
+@pytest.mark.guarantee(
+    "A resume with another config is refused, naming the key", condition="unless --allow-changed config"
+)
 def test_a_changed_config(copy: Path) -> None:
     told = refused(reopen(copy), "module.optimizer.lr=0.5", "trainer.log_every_n_steps=9")
     assert "  config: module.optimizer.lr: 0.01 -> 0.5\n" in told and "log_every" not in told
@@ -75,6 +85,9 @@ def test_a_longer_run_by_name(copy: Path) -> None:
     assert go_on(copy, "trainer.max_epochs=4", allow_changed=["config"]).step == 20
 
 
+@pytest.mark.guarantee(
+    "A resume with other packages is refused, naming them", condition="unless --allow-changed packages"
+)
 def test_other_packages(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9" if name == "numpy" else version(name))
@@ -91,6 +104,7 @@ def test_another_machine(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on(copy, allow_changed=["machine"])
 
 
+@pytest.mark.guarantee("Another number of threads is named at a resume", condition="unless --allow-changed machine")
 def test_other_threads(copy: Path) -> None:
     path = copy / "record.json"
     record = json.loads(path.read_text())
@@ -99,6 +113,7 @@ def test_other_threads(copy: Path) -> None:
     assert "  machine: threads: 7 -> 1\n" in refused(reopen(copy))
 
 
+@pytest.mark.guarantee("A resume with other code is refused, naming the file", condition="unless --allow-changed code")
 def test_changed_code(parity_root: Path, tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()

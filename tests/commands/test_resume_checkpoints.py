@@ -31,6 +31,10 @@ def newest(run: Path) -> Path:
     return max((run / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.guarantee(
+    "A damaged newest checkpoint is passed over, naming it and the one used",
+    condition="any of its files; the end has the same bits",
+)
 @pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
 def test_a_damaged_newest_checkpoint_is_passed_over_naming_both(copy: Path, finished: Path, name: str) -> None:
     bad = newest(reopen(copy))
@@ -66,6 +70,7 @@ def test_a_journal_that_lost_its_end_makes_the_resume_go_further_back(copy: Path
     assert harness.final_hash(copy) == harness.final_hash(finished)
 
 
+@pytest.mark.guarantee("The newest step goes on, whatever clocks and file times say", condition="always")
 def test_the_newest_step_goes_on_whatever_the_clock_says(
     copy: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +98,7 @@ def paths(state: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.guarantee("A part of the training state that is missing is named, never ignored", condition="every key")
 def test_every_key_of_the_state_is_missed_by_name(finished: Path, tmp_path: Path) -> None:
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import recorded_config

@@ -55,6 +55,10 @@ def shortened(root: Path) -> None:
     (root / "val" / "002.png").write_bytes((root / "val" / "003.png").read_bytes() + b"....")
 
 
+@pytest.mark.guarantee(
+    "A resume on changed data lists what was added, removed, changed and relabelled",
+    condition="samples that the run had read",
+)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -81,6 +85,10 @@ def test_a_new_time_alone_is_no_change(tmp_path: Path) -> None:
     assert go_on(run).step == 15
 
 
+@pytest.mark.guarantee(
+    "Bytes that changed with the file's time kept are named before they are used",
+    condition="samples that the run had read",
+)
 def test_bytes_that_changed_behind_their_time_are_named_before_they_are_used(tmp_path: Path) -> None:
     root = draw(tmp_path / "data")
     run = killed(root, tmp_path)
@@ -143,6 +151,10 @@ def test_one_byte_of_a_packed_file_behind_its_time(tmp_path: Path, what: str, wo
 # --- the data lock of a run
 
 
+@pytest.mark.guarantee(
+    "The data lock has a digest of every training sample after the first epoch",
+    condition="no limit on batches, no tail left out",
+)
 def test_the_lock_is_complete_with_the_first_epoch_s_checkpoint(tmp_path: Path) -> None:
     root = draw(tmp_path / "data")
     run = killed(root, tmp_path, "after_step@6")
@@ -169,6 +181,9 @@ def test_limited_epochs_read_nothing_more(parity_root: Path, tmp_path: Path) -> 
     assert DataLock.load(run).splits["train"].seen.sum() == 8
 
 
+@pytest.mark.guarantee(
+    "A sample that changes during a run stops it and is named", condition="read again in a later epoch"
+)
 def test_a_sample_that_changes_while_the_run_goes_on_is_named(tmp_path: Path) -> None:
     root = draw(tmp_path / "data")
     outcome = harness.call(_changing, config(root, tmp_path), str(root / "val" / "003.png"))

@@ -28,6 +28,7 @@ def runs_of(folder: Path) -> list[Path]:
 # --- the run folder
 
 
+@pytest.mark.guarantee("A run folder that can't be written ends the run before data is read", condition="always")
 def test_a_folder_under_a_regular_file_ends_it_at_once(parity_root: Path, tmp_path: Path) -> None:
     file = config(parity_root, tmp_path)
     (tmp_path / "runs").write_text("in the way")
@@ -56,6 +57,7 @@ def test_an_error_before_the_first_step_leaves_no_folder(
     assert runs_of(tmp_path) == []
 
 
+@pytest.mark.guarantee("A state that a checkpoint can't hold is refused at step 0", condition="always")
 def test_an_unknown_state_of_an_optimizer_is_refused_at_step_0(parity_root: Path, tmp_path: Path) -> None:
     optimizer = {"_target_": "tests.commands.test_train.Odd", "lr": 0.1}
     with pytest.raises(CheckpointError, match=r"training.optimizer.param_groups.0.odd is a .*Unknown, which a checkpo"):
@@ -74,6 +76,7 @@ class Odd(torch.optim.SGD):
             group["odd"] = Unknown()
 
 
+@pytest.mark.guarantee("Two processes on one run folder: the second stops at once", condition="one machine")
 def test_the_second_process_on_a_folder_stops_and_names_the_holder(parity_root: Path, tmp_path: Path) -> None:
     file = config(parity_root, tmp_path, trainer={"max_epochs": 4000}, data={"workers": 2})
     first = harness.start(harness.train, file)
@@ -96,6 +99,10 @@ def test_the_second_process_on_a_folder_stops_and_names_the_holder(parity_root: 
 # --- signals
 
 
+@pytest.mark.guarantee(
+    "A signal ends the step in hand, saves and exits with 75",
+    condition="SIGTERM, SIGUSR1",
+)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_request_to_stop_saves_and_can_be_resumed(parity_root: Path, tmp_path: Path, name: str) -> None:
     outcome = harness.call(harness.train, config(parity_root, tmp_path), f"after_step@7:{name}")
@@ -166,6 +173,9 @@ def _on_a_small_disk(file: str, kilobytes: int, after: int) -> None:
 BIG = {"_target_": "tests.toys.classification.ToyClassification", "width": 5000}
 
 
+@pytest.mark.guarantee(
+    "A full disk is warned of, and the checkpoint before is intact", condition="checkpoint.on_error=warn"
+)
 def test_a_full_disk_is_warned_of_and_tried_again(parity_root: Path, tmp_path: Path) -> None:
     outcome = harness.call(_on_a_small_disk, config(parity_root, tmp_path, module=BIG), 200, 7)
     assert outcome.code == 0, outcome.error
@@ -231,6 +241,7 @@ def test_policy_skip_goes_on_and_keeps_the_weights_finite(parity_root: Path, tmp
 # --- how a run may end, and in what precision
 
 
+@pytest.mark.guarantee("The end of a run is validated once", condition="whatever the interval")
 def test_the_end_is_validated_once(parity_root: Path, tmp_path: Path) -> None:
     run = trained(parity_root, tmp_path, trainer={"max_steps": 12, "val_check_interval": "6st"})
     assert [(line["split"], line["step"]) for line in harness.lines(run, "evaluation")] == [

@@ -32,6 +32,9 @@ def assert_equal(verdict: Verdict, steps: int = 15, *, whole: bool = True) -> No
 # --- equal
 
 
+@pytest.mark.guarantee(
+    "verify runs a run again and finds it equal", condition="CPU, the same machine, packages and threads"
+)
 def test_the_whole_run(finished: Path) -> None:
     verdict = verify(finished)
     assert_equal(verdict)
@@ -44,6 +47,7 @@ def test_the_start_of_the_run(finished: Path, options: dict[str, Any], steps: in
     assert_equal(verify(finished, **options), steps, whole=False)
 
 
+@pytest.mark.guarantee("verify finds it equal also when cut in two", condition="--resume-at K, for several K")
 @pytest.mark.parametrize("at", [1, 5, 7, 14])
 def test_resumed_on_the_way(finished: Path, at: int) -> None:
     assert_equal(verify(finished, resume_at=at))
@@ -83,6 +87,7 @@ def test_a_run_that_was_killed_as_far_as_its_journal_goes(parity_root: Path, tmp
     assert verdict.equal and not verdict.whole and verdict.steps >= 5
 
 
+@pytest.mark.guarantee("A run that its time limit ended can be verified", condition="trainer.max_time")
 def test_a_run_that_its_time_limit_ended(parity_root: Path, tmp_path: Path) -> None:
     trainer = {"max_epochs": 400, "max_time": "1s", "val_check_interval": None}
     run = trained(parity_root, tmp_path, trainer=trainer)
@@ -103,6 +108,7 @@ def test_a_copied_run_is_still_one_s_own(copy: Path) -> None:
     assert_equal(verify(copy, steps=2), 2, whole=False)
 
 
+@pytest.mark.guarantee("verify changes nothing in the run", condition="always")
 def test_verify_changes_nothing_in_the_run(copy: Path) -> None:
     before = {path: path.read_bytes() for path in sorted(copy.rglob("*")) if path.is_file()}
     verify(copy, steps=6)
@@ -112,6 +118,10 @@ def test_verify_changes_nothing_in_the_run(copy: Path) -> None:
 # --- a journal that was tampered with
 
 
+@pytest.mark.guarantee(
+    "verify names the first step that differs, and in what",
+    condition="epoch, ids, input, loss, norm, learning rate of the journal",
+)
 @pytest.mark.parametrize(
     ("field", "value", "what"),
     [
@@ -133,6 +143,7 @@ def test_a_tampered_step_is_named_with_its_field(copy: Path, field: str, value: 
     assert f"differs first at step 3 in {what}: " in told(found)
 
 
+@pytest.mark.guarantee("verify names the tensors that differ", condition="at the next checkpoint")
 def test_a_difference_of_weights_names_the_tensors(copy: Path) -> None:
     path = copy / "journal.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -145,6 +156,7 @@ def test_a_difference_of_weights_names_the_tensors(copy: Path) -> None:
     assert found.tensors == ["network.3.bias", "training"]
 
 
+@pytest.mark.guarantee("verify names a metric that differs", condition="metrics of the journal")
 def test_a_metric_that_was_changed_is_named(copy: Path) -> None:
     path = copy / "journal.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -168,6 +180,9 @@ def test_a_journal_of_another_length_differs(copy: Path, what: str) -> None:
 # --- what is not as recorded
 
 
+@pytest.mark.guarantee(
+    "verify names a default of a config group that changed since", condition="config files that are still there"
+)
 def test_a_default_of_the_project_s_config_that_changed(tmp_path: Path) -> None:
     group = tmp_path / "conf" / "data" / "mine.yaml"
     group.parent.mkdir(parents=True)
@@ -203,6 +218,7 @@ class Brighter:
 '''
 
 
+@pytest.mark.guarantee("verify names a file of code that changed since", condition="files that no package installed")
 def test_a_default_of_the_user_s_code_that_changed(
     parity_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +259,9 @@ def flip_a_bit(path: Path, at: int = -20) -> None:
     os.utime(path, ns=times)
 
 
+@pytest.mark.guarantee(
+    "verify names a sample of which one byte changed", condition="also when the file's time was kept"
+)
 def test_a_byte_of_an_image_that_changed_with_its_time_kept(tmp_path: Path) -> None:
     root = draw(tmp_path / "data")
     run = trained(root, tmp_path)
@@ -264,6 +283,7 @@ def pixels_of_another(path: Path, other: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.mark.guarantee("verify names a package of another version", condition="packages that the run had loaded")
 def test_a_package_of_another_version(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9" if name == "numpy" else version(name))

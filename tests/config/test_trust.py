@@ -113,6 +113,7 @@ def assert_refused(tree: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
     return str(caught.value)
 
 
+@pytest.mark.guarantee("Somebody else's config may name only what is on an exact list", condition="unless --trust PKG")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_off_the_list_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = {"module": {"network": {"_target_": name, "_args_": ["touch MARK"]}}}
@@ -126,6 +127,7 @@ def test_a_shape_that_hides_a_call_is_refused(shape: str, tmp_path: Path, monkey
     assert_refused({"vars": {"a": "os", "b": "system"}, "data": SHAPES[shape]}, tmp_path, monkeypatch)
 
 
+@pytest.mark.guarantee("A refusal comes before any import", condition="refusals about the config itself")
 def test_one_bad_node_among_good_ones_refuses_all_before_any_import() -> None:
     """In a process of its own, where torch is not there yet."""
     code = (

@@ -43,12 +43,17 @@ def straight(parity_root: Path) -> Any:
     return stream(loader(Parity(str(parity_root))))
 
 
+@pytest.mark.guarantee(
+    "The input stream is the same bytes for any number of workers",
+    condition="0, 1, 2 and 4 workers; transforms without a generator of their own",
+)
 @pytest.mark.parametrize(("workers", "prefetch"), [(1, 2), (2, 1), (2, 8), (4, 2)])
 def test_workers_and_prefetch_change_no_bit(workers: int, prefetch: int, straight: Any, parity_root: Path) -> None:
     assert len({digest for batch in straight for _, digest in batch}) == STEPS * 4
     assert stream(loader(Parity(str(parity_root)), workers=workers, prefetch=prefetch)) == straight
 
 
+@pytest.mark.guarantee("The input stream is the same bytes after a resume at any step", condition="every step")
 def test_a_stream_can_start_at_any_step(straight: Any, parity_root: Path) -> None:
     for start in range(STEPS + 1):
         assert stream(loader(Parity(str(parity_root))), start) == straight[start:]
@@ -64,6 +69,7 @@ def test_shards_cut_the_same_stream(straight: Any, parity_root: Path) -> None:
         assert [number for ids, _ in ours for number in ids] == theirs[0][0]
 
 
+@pytest.mark.guarantee("A resume opens no skipped image", condition="counted")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [0, 7, 13])
 def test_nothing_that_is_skipped_is_opened(start: int, workers: int, tmp_path: Path) -> None:
@@ -83,6 +89,7 @@ def test_nothing_is_read_ahead_beyond_the_last_step(tmp_path: Path) -> None:
     assert len((tmp_path / "reads").read_text().splitlines()) == 8
 
 
+@pytest.mark.guarantee("A sample that can't be read ends the run and is named", condition="data.on_error=error")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_sample_is_named(workers: int, parity_root: Path) -> None:
     with pytest.raises(DataError, match=r"sample 7 \(.*007\.png\): OSError: image file is truncated"):
@@ -94,6 +101,9 @@ def step_of(found: NativeLoader, number: int) -> int:
     return next(step for step in range(STEPS) if any(number in plan.positions for plan in found.order.batch(step)))
 
 
+@pytest.mark.guarantee(
+    "A loader worker that dies ends the run resumably, naming the samples", condition="data.workers above 0"
+)
 def test_a_killed_worker_is_named(tmp_path: Path) -> None:
     found = loader(Faulty(str(draw(tmp_path)), kill=7), workers=1, prefetch=1)
     with pytest.raises(Interrupted, match=r"worker died or hung at step \d+, reading among sample ids") as raised:
@@ -157,6 +167,10 @@ def config(root: Path, folder: Path, **data: Any) -> str:
     )
 
 
+@pytest.mark.guarantee(
+    "A transform with a generator of its own is found and refused, or the record says exact: false",
+    condition="found by drawing samples twice",
+)
 @pytest.mark.parametrize("own", ["OwnPython", "OwnNumPy", "OwnTorch"])
 def test_a_run_with_a_foreign_generator_is_refused_or_not_exact(own: str, parity_root: Path, tmp_path: Path) -> None:
     transforms = [{"_target_": f"tests.toys.faulty.{own}"}]

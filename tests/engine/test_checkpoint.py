@@ -80,6 +80,9 @@ POINTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.guarantee(
+    "Whenever a checkpoint's writing stops, the previous or the new one is whole", condition="each fault point"
+)
 @pytest.mark.parametrize("point", POINTS)
 def test_stopped_at_each_fault_point_there_is_the_previous_or_the_new(store: Checkpoints, point: str) -> None:
     saved(store, 1, {1: 0.5})
@@ -144,6 +147,9 @@ def _plain(name: str) -> str:
     return "/".join(parts)
 
 
+@pytest.mark.guarantee(
+    "A checkpoint is synced, renamed and synced before anything points to it", condition="the system's calls, in order"
+)
 def test_the_order_of_the_calls_that_make_a_checkpoint_durable(
     store: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def test_views_of_one_tensor_are_stored_each(store: Checkpoints) -> None:
     assert torch.equal(found["half"], whole[:3]) and torch.equal(found["last"], whole[3:])
 
 
+@pytest.mark.guarantee("A checkpoint's weights load into the plain network without Calotype", condition="a timm model")
 def test_a_timm_model_loads_by_safetensors_alone(store: Checkpoints) -> None:
     import timm
 

@@ -39,6 +39,9 @@ def test_missing_leaves_at_the_end_count_as_none(count: int) -> None:
     assert torch.equal(short, padded)
 
 
+@pytest.mark.guarantee(
+    "The shards' sum has the same bits whoever computes which half", condition="trainer.reduce=exact"
+)
 def test_halves_computed_apart_give_the_same_bits() -> None:
     """Who computes which shard is no part of the arithmetic."""
     parts: list[Leaf] = [[leaf] for leaf in leaves(8)]

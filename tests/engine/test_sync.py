@@ -33,6 +33,10 @@ def test_waits_are_counted() -> None:
     assert host_waits(impatient, "tiny", steps=10) == 10
 
 
+@pytest.mark.guarantee(
+    "Between log points the host waits for the device no more often than a bare loop",
+    condition="optimizers that take found_inf; counted on a CPU",
+)
 @pytest.mark.parametrize("steps", [20, 100])
 def test_no_wait_between_log_points_beyond_the_bare_loops(steps: int) -> None:
     assert host_waits(bare, "tiny", steps) == 0
@@ -49,6 +53,9 @@ def test_one_look_per_log_point_whatever_its_steps() -> None:
     assert counts[0] == counts[1]
 
 
+@pytest.mark.guarantee(
+    "The weights are those of a bare PyTorch loop, bit for bit", condition="one shard, the same batches"
+)
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_weights_equal_the_bare_loops_bit_for_bit(steps: int) -> None:
     assert torch.equal(weights_after(calotype, "tiny", steps), weights_after(bare, "tiny", steps))
