@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ def test_the_key_is_the_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.guarantee("No secret of the environment gets into a run folder", condition="given as ${oc.env:NAME}")
 def test_no_secret_of_the_environment_is_in_a_run_folder(parity_root: Path, tmp_path: Path) -> None:
-    secret = "canary-5f1c"
+    secret = f"canary-{uuid.uuid4().hex}"  # not in the source, which a patch of uncommitted changes holds
     file = config(parity_root, tmp_path, trainer={"max_epochs": 1})
     with Path(file).open("a") as text:
         text.write("vars: {token: '${oc.env:CANARY}'}\n")
