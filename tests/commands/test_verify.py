@@ -14,7 +14,7 @@ import pytest
 import calotype
 from calotype import cli
 from calotype.commands.verify import Verdict, told, verify
-from calotype.errors import UsageError
+from calotype.errors import DiffersError, UsageError
 from tests import harness
 from tests.runs import config, edit_journal, trained
 from tests.toys.parity import draw
@@ -345,9 +345,11 @@ def test_a_run_that_is_not_there(tmp_path: Path, finished: Path, capfd: pytest.C
     assert f"the newest: {finished.parent.name}/{finished.name}" in capfd.readouterr().err
 
 
-def test_a_run_without_a_journal_has_nothing_to_compare(copy: Path) -> None:
-    (copy / "journal.jsonl").unlink()
-    with pytest.raises(UsageError, match="has no step to compare"):
+@pytest.mark.parametrize("lines", [0, 3, 10])
+def test_a_journal_that_lost_its_end_is_no_equal_run(lines: int, copy: Path) -> None:
+    journal = copy / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(DiffersError, match="lost its end"):
         verify(copy)
 
 

@@ -5,8 +5,9 @@ engine.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any, Literal
 
 import torch
 
-from calotype.config.build import build, split_settings
+from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.engine.averaging import EMA
 from calotype.engine.device import set_up
 from calotype.engine.plan import Plan
 from calotype.engine.precision import takes_found_inf
 from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
-from calotype.engine.setup import Loaded, build_optimizer, check_batch_norm, init_from
+from calotype.engine.setup import Loaded, build_optimizer, check_batch_norm, init_from, own_generators
 from calotype.engine.trainer import Options, Parts
 from calotype.errors import ConfigError, DataError
 from calotype.keys import key, seed_everything
@@ -93,6 +94,7 @@ class Data:
     generator of their own.
     """
 
+    classes: Sequence[str]
     sources: dict[str, Source]
     train: Any
     held_out: Callable[[str, int | None], Any]
@@ -128,7 +130,8 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None) -> Assembly:
     frozen = frozen or Frozen.of(settings.trainer)
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
     data = load_data(settings, frozen.shards, pin=device.type == "cuda")
-    task, loaded = build_task(settings, device)
+    task, loaded = build_task(settings, device, len(data.classes))
+    data.foreign += _foreign_in(task, settings)
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
     parts = _parts(settings, task, plan, data)
@@ -167,7 +170,14 @@ def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
     }
     if settings.data.foreign_generators == "refuse":
         _refuse_foreign(foreign)
-    return Data(sources, train, held_out, batch_transforms, [name for names in foreign.values() for name in names])
+    return Data(
+        dataset.classes,
+        sources,
+        train,
+        held_out,
+        batch_transforms,
+        [name for names in foreign.values() for name in names],
+    )
 
 
 def _refuse_foreign(found: Mapping[str, list[str]]) -> None:
@@ -181,11 +191,28 @@ def _refuse_foreign(found: Mapping[str, list[str]]) -> None:
             )
 
 
-def build_task(settings: Settings, device: torch.device) -> tuple[Any, Loaded | None]:
-    """The task on its device, its weights drawn under the key of their role or taken over from a file."""
+def _foreign_in(task: Any, settings: Settings) -> list[str]:
+    """Random generators that the task keeps; refused as those of transforms are."""
+    found = own_generators(task)
+    if found and settings.data.foreign_generators == "refuse":
+        raise ConfigError(
+            f"{', '.join(found)} is a random generator of the task's own, so no run with it can be resumed exactly; "
+            "draw from torch's global one, or set data.foreign_generators=allow (the record then says exact: false)",
+            key="module",
+        )
+    return found
+
+
+def build_task(settings: Settings, device: torch.device, classes: int) -> tuple[Any, Loaded | None]:
+    """The task on its device, its weights drawn under the key of their role or taken over from a file.
+
+    A task that has a parameter `num_classes`, and is not told, gets the data set's.
+    """
     trainer, start = settings.trainer, settings.module.init_from
     seed_everything(key(settings.seed, "init"))
-    task = build(settings.task, "module")
+    asks = "num_classes" in inspect.signature(locate(settings.task["_target_"])).parameters
+    told = {"num_classes": classes} if asks and settings.task.get("num_classes") is None else {}
+    task = build({**settings.task, **told}, "module")
     loaded = None
     if start is not None:
         start = start if isinstance(start, InitFrom) else InitFrom(start)

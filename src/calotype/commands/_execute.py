@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import math
 import signal
 import sys
 import threading
@@ -207,6 +208,11 @@ class Execution:
             total=self.assembly.plan.total,
             epoch=self.assembly.plan.epoch(trainer.state.step),
             seconds=round(time.monotonic() - started, 3),
-            results=trainer.state.results,
+            results=plain(trainer.state.results),
             message=message,
         )
+
+
+def plain(results: Mapping[str, float]) -> dict[str, float | str]:
+    """Metrics as JSON can hold them: one that is not finite by its name."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in results.items()}

@@ -60,10 +60,22 @@ def changes(folder: RunFolder, config: Config, assembly: Assembly, lock: DataLoc
     if found or (touched(old, lock) and sum(len(split.ids) for split in lock.splits.values()) <= READ_AT_ONCE):
         digest = locate("calotype.data.reader.content_digests")
         found = differences(old, lock, {name: digest(source) for name, source in assembly.data.sources.items()})
-    was = compose([str(folder.path / "config.yaml")]).tree
-    parts = {"config": records.changed_config(was, config.tree), "data": found}
+    was = compose([str(folder.path / "config.yaml")])
+    edited = ["config.yaml was edited: its digest isn't the recorded one"]
+    parts = {
+        "config": edited * (was.digest() != record["config_digest"]) + records.changed_config(was.tree, config.tree),
+        "data": found + _weights(record, assembly),
+    }
     parts |= records.changed_surroundings(record)
     return {part: texts for part, texts in parts.items() if texts}
+
+
+def _weights(record: Mapping[str, Any], assembly: Assembly) -> list[str]:
+    """Whether the file of `module.init_from` is another one than the run began with."""
+    then, now = record.get("weights"), assembly.loaded
+    if not then or now is None or then["sha256"] == now.sha256:
+        return []
+    return [f"the weights of module.init_from: sha256 {then['sha256'][:12]} -> {now.sha256[:12]}"]
 
 
 def refuse_changes(found: Mapping[str, list[str]], allowed: Collection[str]) -> None:

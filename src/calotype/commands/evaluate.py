@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ HELP = "Measure a run's checkpoint on a split. Exits 5 when the metric misses --
 
 @dataclass(slots=True)
 class Loaded:
-    """A trained model: `task` in evaluation mode with the checkpoint's weights, and what it was made from."""
+    """A trained model: `task` in evaluation mode with the checkpoint's weights, and what it was made from.
+
+    `changed` tells what is not as the run's record has it, by part.
+    """
 
     folder: Path
     checkpoint: str
@@ -31,6 +35,7 @@ class Loaded:
     tree: dict[str, Any]
     task: Any
     assembly: Assembly
+    changed: dict[str, list[str]]
 
     @property
     def network(self) -> Any:
@@ -70,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the verb; its exit code."""
     found = load(args.run, *args.overrides, checkpoint=args.checkpoint, runs=args.runs, trust=args.trust)
+    for part, texts in found.changed.items():
+        sys.stderr.write("".join(f"warning: not as recorded, {part}: {text}\n" for text in texts))
     measured = found.evaluate(args.split)
     scalars = measured.scalars()
     if args.json:
@@ -86,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check_target(scalars: dict[str, float], target: float, metric: str, split: str) -> None:
     """Raises DiffersError when the metric is worse than the target: a loss above it, anything else below."""
+    if math.isnan(target):
+        raise UsageError("--target nan: no metric can meet that")
     name = f"{split}/{metric.rpartition('/')[2]}"
     if name not in scalars:
         raise UsageError(f"--metric {metric}: there are {', '.join(scalars)}")
@@ -121,7 +130,7 @@ def load(
         run, checkpoint = path.resolve().parent.parent, path.resolve().name
     folder = RunFolder.find(run, runs)
     from calotype.commands._assemble import assemble
-    from calotype.commands._inputs import frozen, recorded_config
+    from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
     from calotype.engine.checkpoint import Checkpoints
     from calotype.engine.state import load_exact
 
@@ -133,4 +142,5 @@ def load(
     load_exact(task.network, chosen.model(), str(chosen.folder))
     task.load_state_dict(chosen.training()["task"], strict=False)
     task.eval()
-    return Loaded(folder.path, chosen.folder.name, chosen.step, config.tree, task, assembly)
+    changed = changes(folder, config, assembly, data_lock(assembly, config.tree))
+    return Loaded(folder.path, chosen.folder.name, chosen.step, config.tree, task, assembly, changed)

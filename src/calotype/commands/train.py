@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from calotype.commands._arguments import add_config_arguments, config_from, paths
 from calotype.config.compose import Config
-from calotype.errors import CheckpointError, UsageError
+from calotype.errors import CheckpointError, RunFolderError, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
@@ -122,7 +122,12 @@ def find_same(config: Config) -> RunFolder | None:
     runs = paths(config.tree).runs / str(config.tree["experiment"])
     for file in sorted(runs.glob("*/record.json"), reverse=True):
         folder = RunFolder(file.parent.resolve())
-        if folder.record().get("config_digest") == config.digest():
+        try:
+            same = folder.record()["config_digest"] == config.digest()
+        except RunFolderError as error:
+            sys.stderr.write(f"warning: {error}; passed over\n")
+            continue
+        if same:
             return folder
     return None
 
@@ -231,6 +236,7 @@ class _Job:
         from calotype.commands._assemble import header
         from calotype.commands._execute import Execution
         from calotype.config.build import build
+        from calotype.record import record as records
 
         built = {} if self.quiet else build(self.config.tree["tracking"], "tracking")
         execution = Execution(
@@ -243,6 +249,7 @@ class _Job:
             header=header(self.assembly) | {"folder": str(self.folder.path)},
         )
         trainer = execution.run(checkpoint, replanned=replanned)
+        records.complete(self.folder)
         return Result(self.folder.path, "done", trainer.state.step, dict(trainer.state.results))
 
     def _saved(self, step: int) -> None:

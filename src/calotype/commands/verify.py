@@ -148,6 +148,7 @@ def verify(
         raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
     record, journal = folder.record(), folder.path / JOURNAL
     recorded = length(journal)
+    _check_whole(folder, ended=recorded.ended)
     limit = _extent(recorded, steps, resume_at)
     config = recorded_config(folder, overrides, trust)
     assembly = assemble(config.tree, frozen(record))
@@ -177,6 +178,19 @@ def verify(
         bool(record.get("exact", True)),
         list(allow_changed),
     )
+
+
+def _check_whole(folder: RunFolder, *, ended: bool) -> None:
+    """Raises DiffersError for a journal that has lost its end: the lines that are left would compare as equal."""
+    from calotype.engine.checkpoint import Checkpoints
+    from calotype.record.journal import JOURNAL
+
+    checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
+    written = int(checkpoint.training()["journal"]["length"]) if checkpoint else 0
+    path = folder.path / JOURNAL
+    there = path.stat().st_size if path.is_file() else 0
+    if there < written or (folder.status().get("state") == "done" and not ended):
+        raise DiffersError(f"{path} has lost its end: it has {there} bytes, and had {written} at the last checkpoint")
 
 
 class _Seen:

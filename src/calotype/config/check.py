@@ -34,7 +34,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "trainer.max_steps": (1, math.inf),
     "trainer.shards": (1, math.inf),
     "trainer.threads": (1, math.inf),
-    "trainer.gradient_clip_val": (0, math.inf),
+    "trainer.gradient_clip_val": (1e-12, math.inf),
     "trainer.ema.decay": (0, 1),
     "trainer.early_stopping.patience": (0, math.inf),
     "trainer.early_stopping.min_delta": (0, math.inf),

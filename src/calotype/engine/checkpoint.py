@@ -131,7 +131,7 @@ def _on_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFolderError(
-            f"{folder} could not be written to the disk: {error}; the checkpoint before it is intact. "
+            f"{folder} could not be written to the disk: {error}; a checkpoint before it is intact. "
             "Free space or change paths.runs, then continue with --resume"
         ) from error
 

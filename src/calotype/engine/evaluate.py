@@ -7,7 +7,9 @@ the number of samples and the digest of their ids. Nothing waits for the device 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from calotype.digest import Digest
 from calotype.engine.precision import Precision
-from calotype.errors import DataError
+from calotype.errors import ConfigError, DataError
 from calotype.faults import fault
 from calotype.types import Counts, Loader, Loss, Metric, Prediction, Shard, Task
 
@@ -70,6 +72,25 @@ class _Sums:
             if name in self.states:
                 results |= factory().compute(self.states[name])
         return results
+
+
+def check_monitor(task: Task, monitor: str, *, measured: bool, followed: bool) -> None:
+    """Refuse before the first step a monitor that nothing will measure, as far as metrics without a sample tell.
+
+    `measured`: there is a validation; `followed`: a schedule or early stopping needs it. Raises ConfigError.
+    """
+    if followed and not measured:
+        raise ConfigError("there is no val split to measure the monitor on", key="module.monitor")
+    names = ["loss"]
+    for factory in task.metrics().values():
+        metric = factory()
+        with suppress(ArithmeticError, KeyError, IndexError, RuntimeError, ValueError):
+            names += metric.compute(metric.state())
+    split, _, name = monitor.partition("/")
+    nearest = get_close_matches(name, names, 1)
+    if measured and (split != "val" or (name not in names and nearest)):
+        hint = nearest[0] if nearest else "loss"
+        raise ConfigError(f"{monitor!r} is not measured; did you mean val/{hint}?", key="module.monitor")
 
 
 def evaluate(

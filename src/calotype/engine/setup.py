@@ -4,12 +4,14 @@ norm.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -43,11 +45,25 @@ def build_optimizer(
         made.append({"params": [left.pop(name) for name in taken], **options})
     if left:
         made.append({"params": list(left.values())})
-    return factory(made)
+    try:
+        return factory(made)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{type(error).__name__}: {error}", key="module.optimizer") from error
 
 
 def _matches(pattern: str, name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() <= 1 if pattern == "1d" else re.search(pattern, name) is not None
+
+
+def own_generators(module: nn.Module) -> list[str]:
+    """Names of random generators that parts of a module keep: their state is in no checkpoint and under no key."""
+    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+    return [
+        f"{name or type(part).__name__}.{attribute}"
+        for name, part in module.named_modules()
+        for attribute, value in vars(part).items()
+        if isinstance(value, kinds)
+    ]
 
 
 def check_batch_norm(task: nn.Module, smallest_shard: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from calotype.digest import Digest
 from calotype.engine.codec import encode
@@ -46,6 +47,36 @@ def borrowed(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         load_exact(module, own, "the module")
+
+
+def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Restore an optimizer. torch casts what it keeps of a parameter to the parameter's type; here it keeps its own."""
+    optimizer.load_state_dict(dict(state))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        for name, value in state["state"].get(number, {}).items():
+            restored = optimizer.state[parameter].get(name)
+            if isinstance(value, Tensor) and isinstance(restored, Tensor) and restored.dtype != value.dtype:
+                optimizer.state[parameter][name] = value.to(restored.device)
+
+
+class Unsaved:
+    """The buffers of a task that its state dict leaves out. One that training changes could not be resumed."""
+
+    def __init__(self, task: nn.Module) -> None:
+        saved = set(task.state_dict())
+        self._buffers = {name: buffer for name, buffer in task.named_buffers() if name not in saved}
+        self._start = {name: buffer.clone() for name, buffer in self._buffers.items()}
+
+    def check(self) -> None:
+        """Raises CheckpointError naming a buffer that changed."""
+        for name, buffer in self._buffers.items():
+            if not torch.equal(buffer, self._start[name]):
+                raise CheckpointError(
+                    f"buffer {name} changes in training, but is registered with persistent=False, so no checkpoint "
+                    "holds it and no resume could be exact; register it as persistent"
+                )
 
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

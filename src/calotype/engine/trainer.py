@@ -23,13 +23,21 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from calotype.engine.averaging import EMA
 from calotype.engine.checkpoint import Checkpoint, Checkpoints
-from calotype.engine.evaluate import Evaluation, evaluate
+from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.plan import Plan
 from calotype.engine.precision import Guard, Precision, clip, gradient_norm, guarded_step
 from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
 from calotype.engine.schedule import AnyScheduler, EarlyStop, Warmup
-from calotype.engine.state import borrowed, check_state, digests, load_exact, rest_of_task
+from calotype.engine.state import (
+    Unsaved,
+    borrowed,
+    check_state,
+    digests,
+    load_exact,
+    load_optimizer,
+    rest_of_task,
+)
 from calotype.errors import ConfigError, Interrupted, RunFolderError
 from calotype.faults import fault
 from calotype.keys import key, seed_everything, seed_torch
@@ -102,6 +110,7 @@ class Trainer:
         self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
         keeps_buffers = options.shards > 1 or options.skip_nonfinite
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
+        self.unsaved = Unsaved(self.task)
         self.warmup = Warmup(options.warmup_steps)
         # torch's own optimizers draw nothing, any other may
         self.draws = not type(parts.optimizer).__module__.startswith("torch.optim")
@@ -115,6 +124,8 @@ class Trainer:
         `replanned`: the plan is another one than the checkpoint's, so what ended that run may not end this one.
         """
         self.task.train()
+        followed = self.parts.early_stop or isinstance(self.parts.scheduler, ReduceLROnPlateau)
+        check_monitor(self.task, self.options.monitor, measured=self.parts.val is not None, followed=bool(followed))
         part = self._restore(resume) if resume else self._begin()
         if resume:
             self.checkpoints.settle(resume, self.state.scores)
@@ -336,6 +347,7 @@ class Trainer:
             self.observer.mirrors.warn(f"{error.message}; training goes on and tries again at the next checkpoint")
 
     def _save(self, *, part: bool = False) -> None:
+        self.unsaved.check()
         training = self.training_state() | {"part": part, "journal": self.observer.journal.mark()}
         path = self.checkpoints.save(self.state.step, self.network_state(), training, self.state.scores, part=part)
         self.observer.saved(path)
@@ -377,7 +389,7 @@ class Trainer:
         if parts.ema:
             parts.ema.load_state_dict(model)  # 2. their average
         self.task.load_state_dict(state["task"], strict=False)  # 3. the rest of the task
-        parts.optimizer.load_state_dict(state["optimizer"])  # 4. optimizer, with its learning rates
+        load_optimizer(parts.optimizer, state["optimizer"])  # 4. optimizer, with its learning rates
         if parts.scheduler is not None:
             parts.scheduler.load_state_dict(state["scheduler"])  # 5. schedule
         if parts.early_stop:

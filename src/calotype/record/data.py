@@ -9,7 +9,6 @@ before anything is computed from it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +189,10 @@ def _listed(ids: IntArray) -> str:
 
 
 def _relative(file: Path, root: Path) -> str:
-    return os.path.relpath(file.resolve(), root.resolve())
+    """A file's name within the data's folder; one that lies elsewhere, in a package, goes by the end of its path."""
+    file = file.resolve()
+    inside = file.is_relative_to(root.resolve())
+    return str(file.relative_to(root.resolve())) if inside else "/".join(("...", *file.parts[-3:]))
 
 
 def _text(value: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

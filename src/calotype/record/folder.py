@@ -28,6 +28,7 @@ from calotype.errors import RunFolderError, UsageError
 from calotype.files import replace_file, replace_json, sweep
 
 KILLED = 75
+NEEDED = ("config_digest", "seed", "code", "packages", "machine", "frozen", "lineage")
 
 _held: set[int] = set()
 
@@ -121,8 +122,11 @@ class RunFolder:
         return False
 
     def record(self) -> dict[str, Any]:
-        """The record. Raises RunFolderError if it can't be read."""
-        return self._json("record.json")
+        """The record. Raises RunFolderError if it can't be read or lacks a part."""
+        record = self._json("record.json")
+        if missing := [name for name in NEEDED if name not in record]:
+            raise RunFolderError(f"{self.path / 'record.json'} is no record: {', '.join(missing)} missing")
+        return record
 
     def status(self) -> dict[str, Any]:
         """The status; a run whose process died without a word is `killed` with exit code 75."""

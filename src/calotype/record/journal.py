@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from calotype.errors import CheckpointError
+from calotype.errors import CheckpointError, RunFolderError
 
 JOURNAL, CLOCK = "journal.jsonl", "clock.jsonl"
 
@@ -83,6 +83,10 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
                 yield json.loads(line)
+            except ValueError as error:
+                raise RunFolderError(f"{path}:{number} is no line of JSON: {error}") from error

@@ -73,6 +73,15 @@ def write(folder: RunFolder, config: Mapping[str, Any], lock: DataLock, **values
     return record
 
 
+def complete(folder: RunFolder) -> None:
+    """Add code and packages that were loaded only after the record was written; what it has stays."""
+    record = folder.record()
+    loaded = {"code": code(), "packages": packages()}
+    news = {part: {**found, **record[part]} for part, found in loaded.items()}
+    if any(news[part] != record[part] for part in news):
+        replace_json(folder.path / "record.json", record | news)
+
+
 def extend(folder: RunFolder, **values: Any) -> None:
     """Add an entry to the record's lineage."""
     record = folder.record()

@@ -113,9 +113,10 @@ class _Bar:
         if results:
             self.write("  ".join(filter(None, [epoch, f"step {step}", _format(results)])))
         self._latest = _format({n: v for n, v in scalars.items() if n.startswith(("train/", "time/"))}) or self._latest
-        self._progress.update(
-            self._task, completed=step, description=epoch, times=times, scalars=self._latest, refresh=True
-        )
+        # rich would shrink every column alike: the bar and its numbers come first, scalars get what is left of the line
+        left = self._progress.console.width - len(epoch) - len(times) - 24 - 2 * len(str(self._pace.total)) - 6
+        shown = self._latest if len(self._latest) <= left else self._latest[: max(0, left)].rpartition("  ")[0]
+        self._progress.update(self._task, completed=step, description=epoch, times=times, scalars=shown, refresh=True)
 
     def close(self) -> None:
         self._progress.stop()
