@@ -13,7 +13,7 @@ import pytest
 import calotype
 from calotype.errors import RefusedError, UsageError
 from tests import harness
-from tests.runs import config, go_on, lineage, refused, reopen
+from tests.runs import config, go_on, killed, lineage, refused, reopen
 
 # --- nothing changed
 
@@ -83,6 +83,16 @@ def test_a_changed_config(copy: Path) -> None:
 def test_a_longer_run_by_name(copy: Path) -> None:
     assert "trainer.max_epochs: 3 -> 4" in refused(copy, "trainer.max_epochs=4")
     assert go_on(copy, "trainer.max_epochs=4", allow_changed=["config"]).step == 20
+    rates = [float.fromhex(line["lr"][0]) for line in harness.lines(copy) if "lr" in line]
+    assert min(rates[15:]) > 0, "the schedule still has the old end"
+
+
+def test_an_edited_config_is_not_the_recorded_one(parity_root: Path, tmp_path: Path) -> None:
+    run = killed(parity_root, tmp_path)
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("gradient_clip_val: 1.0", "gradient_clip_val: 0.5"))
+    with pytest.raises(RefusedError, match=r"config: config\.yaml was edited"):
+        go_on(run, trust=["tests"])
 
 
 @pytest.mark.guarantee(

@@ -327,7 +327,7 @@ def small_files() -> Iterator[None]:
 @pytest.mark.usefixtures("small_files")
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(store: Checkpoints) -> None:
     saved(store, 1)
-    with pytest.raises(RunFolderError, match=r"step-00000002 could not be written to the disk.*the checkpoint before"):
+    with pytest.raises(RunFolderError, match=r"step-00000002 could not be written to the disk.*a checkpoint before"):
         store.save(2, {"weight": torch.zeros(40_000)}, training(2), {})
     assert is_whole(store.newest(there, strict=True)[0], {1}) and is_whole(store.named("last"), {1})
     assert sorted(path.name for path in store.folder.iterdir()) == ["last", name_of(1)]

@@ -115,7 +115,7 @@ def load(
     run: str | Path,
     *overrides: str,
     checkpoint: str = "best",
-    runs: Path = Path("runs"),
+    runs: str | Path = "runs",
     trust: Collection[str] = (),
 ) -> Loaded:
     """A run's model as it was saved.

@@ -127,7 +127,7 @@ def verify(
     steps: int | None = None,
     resume_at: int | None = None,
     allow_changed: Collection[str] = (),
-    runs: Path = Path("runs"),
+    runs: str | Path = "runs",
     trust: Collection[str] = (),
 ) -> Verdict:
     """Run `run` again, or its first `steps` steps, in a folder of its own, and compare the journals.

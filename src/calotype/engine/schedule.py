@@ -31,6 +31,17 @@ class _ClosedForm(LRScheduler):
     def factor(self, step: int) -> float:
         raise NotImplementedError
 
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were taken. Lengths and rates are the config's: a run that is made longer gets its new
+        ones.
+        """
+        return {name: self.__dict__[name] for name in ("last_epoch", "_step_count", "_last_lr")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after so many steps, at the rates that this schedule has there."""
+        super().load_state_dict(state_dict)
+        _set_rates(self.optimizer, self.get_lr())
+
     def get_lr(self) -> list[float | Tensor]:
         """The rate of each group."""
         factor = self.factor(self.last_epoch)

@@ -74,9 +74,9 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def find(cls, run: str | Path, runs: Path) -> RunFolder:
+    def find(cls, run: str | Path, runs: str | Path) -> RunFolder:
         """The run that a path, an id or the word `last` names. Raises UsageError naming the nearest."""
-        path = Path(run)
+        path, runs = Path(run), Path(runs)
         if (path / "record.json").is_file():
             return cls(path.resolve())
         found = sorted(runs.glob("*/*/record.json"), key=lambda file: file.parent.name)
