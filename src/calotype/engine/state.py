@@ -52,6 +52,8 @@ def borrowed(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Restore an optimizer. torch casts what it keeps of a parameter to the parameter's type; here it keeps its own."""
     optimizer.load_state_dict(dict(state))
+    # the steps before the checkpoint count: torch would warn of a schedule that runs ahead of a fresh optimizer
+    optimizer._opt_called = True  # type: ignore[attr-defined]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
