@@ -1,0 +1,72 @@
+"""Damaged files, changed inputs and targets that mean nothing are told, each in one message."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import calotype
+from calotype import cli
+from calotype.commands.evaluate import check_target
+from calotype.commands.verify import verify
+from calotype.engine.evaluate import check_monitor
+from calotype.errors import ConfigError, RunFolderError, UsageError
+from tests.runs import config, trained
+from tests.toys.classification import ToyClassification
+
+
+def test_a_target_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="no metric can meet"):
+        check_target({"val/accuracy": 1.0}, float("nan"), "accuracy", "val")
+
+
+def test_a_monitor_that_is_followed_needs_a_val_split() -> None:
+    with pytest.raises(ConfigError, match="there is no val split"):
+        check_monitor(ToyClassification(), "val/loss", measured=False, followed=True)
+
+
+def test_a_garbled_line_of_a_journal_is_named(copy: Path) -> None:
+    journal = copy / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:4], "{garbled\n", *lines[5:]]))
+    with pytest.raises(RunFolderError, match=r"journal\.jsonl:5 is no line of JSON"):
+        verify(copy)
+
+
+def test_a_record_that_lacks_parts_is_named(copy: Path) -> None:
+    (copy / "record.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"is no record: config_digest, .* missing"):
+        verify(copy)
+
+
+def test_resume_auto_passes_over_an_unreadable_neighbour(
+    parity_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config(parity_root, tmp_path)
+    first = calotype.train(file, quiet=True)
+    broken = first.folder.parent / "29990101-000000-aaaaaa"
+    broken.mkdir()
+    (broken / "record.json").write_text("{")
+    assert calotype.train(file, resume="auto", quiet=True).folder == first.folder
+    assert "29990101-000000-aaaaaa/record.json can't be read" in capsys.readouterr().err
+
+
+def test_other_weights_to_start_from_are_named(parity_root: Path, tmp_path: Path) -> None:
+    start = trained(parity_root, tmp_path / "start") / "checkpoints"
+    weights = tmp_path / "weights.safetensors"
+    files = sorted(start.glob("step-*/model.safetensors"))
+    weights.write_bytes(files[0].read_bytes())
+    run = trained(parity_root, tmp_path / "run", module={"init_from": str(weights)})
+    assert verify(run, steps=1).holds
+    weights.write_bytes(files[1].read_bytes())
+    assert "the weights of module.init_from" in verify(run, steps=1).changed["data"][0]
+
+
+def test_evaluate_warns_of_what_is_not_as_recorded(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((copy / "record.json").read_text())
+    record["packages"]["numpy"] = "0.0"
+    (copy / "record.json").write_text(json.dumps(record))
+    assert cli.main(["evaluate", str(copy), "--split", "val", "--trust", "tests"]) == 0
+    assert "warning: not as recorded, packages: numpy: 0.0 ->" in capsys.readouterr().err
