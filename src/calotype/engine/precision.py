@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 from torch.optim import Optimizer
 
 from calotype.errors import ConfigError
@@ -145,7 +146,7 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
     if not gradients:
         return torch.zeros(())
     if sum(map(torch.numel, gradients)) <= SMALL:
-        parts = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        parts = _flatten_dense_tensors(gradients)  # type: ignore[no-untyped-call]
     else:
         parts = torch.stack(torch._foreach_norm(gradients))
     norm: Tensor = torch.linalg.vector_norm(parts)

@@ -173,8 +173,7 @@ class Trainer:
         tree = Tree() if self.options.exact else RunningSum()
         for index, shard in enumerate(batch):
             tree.push(self._backward(index, shard, counts, term_counts))
-        loss, sums = self._take(tree.result(), sum(map(len, batch)))
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients, loss, sums = self._take(tree.result(), batch)
         self.precision.unscale(gradients)
         norm = gradient_norm(gradients)
         if self.options.clip is not None:
@@ -215,16 +214,17 @@ class Trainer:
         # the tree adds in place, and a task may well give one tensor as its value and as a term
         return [*gradients, *self.buffers.leaf(len(shard)), *(scalar.clone() for scalar in scalars)]
 
-    def _take(self, leaf: Leaf, items: int) -> tuple[Tensor, list[Any]]:
-        """Put the batch's gradients and buffers in place; the loss and the sums of its terms."""
-        first, last = len(self.parameters), len(self.parameters)
-        for p, gradient in zip(self.parameters, leaf, strict=False):
-            p.grad = gradient
+    def _take(self, leaf: Leaf, batch: Batch) -> tuple[list[Tensor], Tensor, list[Any]]:
+        """Put the batch's gradients and buffers in place; the gradients, the loss and the sums of its terms."""
+        first = last = len(self.parameters)
+        if len(batch) > 1:
+            for p, gradient in zip(self.parameters, leaf, strict=False):
+                p.grad = gradient
         if self.buffers:
             last += len(self.buffers.means)
-            self.buffers.finish(leaf[first:last], items)
+            self.buffers.finish(leaf[first:last], sum(map(len, batch)))
         loss, *sums = leaf[last:]
-        return cast(Tensor, loss), sums
+        return [gradient for gradient in leaf[:first] if gradient is not None], cast(Tensor, loss), sums
 
     def _update(self, step: int, found_inf: Tensor) -> tuple[float, ...]:
         """Optimizer, scaler, schedule, average; the learning rates that were used."""
