@@ -134,7 +134,8 @@ class Source(Protocol):
 
     `ids` are unique and ascending: a sample keeps its id when others come and go where the format allows that.
     `files` are what the split is read from; `containers` those among them that hold many samples and are read whole,
-    with the sha256 of the bytes that were read.
+    with the sha256 of the bytes that were read. A source of one class a sample may have `labels`, int64 (n,) in the
+    order of `ids`, which sampling by class reads.
     """
 
     ids: IntArray

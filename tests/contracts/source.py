@@ -67,6 +67,13 @@ class SourceContract:
                 assert "label" not in sample or 0 <= sample["label"] < classes
                 assert set(sample) > {"image"}
 
+    def test_labels_where_it_has_them_are_those_of_its_samples(self, sources: list[Source]) -> None:
+        for source in sources:
+            labels = getattr(source, "labels", None)
+            if labels is not None:
+                assert labels.dtype == np.int64 and labels.shape == (len(source),)
+                assert [int(labels[p]) for p in some(source)] == [source[p]["label"] for p in some(source)]
+
     def test_a_sample_belongs_to_who_asked_for_it(self, sources: list[Source]) -> None:
         for source in sources:
             before = digest(source[0])

@@ -71,6 +71,11 @@ class PackedSource:
         """The same files with the sha256 of the bytes that were read."""
         return self.part.containers
 
+    @property
+    def labels(self) -> IntArray:
+        """The class of every sample, int64 (n,), in the order of `ids`."""
+        return self.part.labels[self.ids].astype(np.int64)
+
     def __len__(self) -> int:
         return len(self.ids)
 
