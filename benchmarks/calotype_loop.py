@@ -19,8 +19,9 @@ import xxhash
 from benchmarks.peers import Job, Pair
 from calotype.engine.checkpoint import Checkpoints
 from calotype.engine.observe import Mirrors, Observer
+from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
-from calotype.engine.trainer import Options, Parts, Trainer
+from calotype.engine.trainer import Trainer
 from calotype.record.journal import JsonLines
 from calotype.tasks.classification import Classification
 from calotype.types import Batch, Shard

@@ -17,10 +17,11 @@ from calotype.engine.averaging import EMA
 from calotype.engine.checkpoint import Checkpoints
 from calotype.engine.evaluate import evaluate
 from calotype.engine.observe import Mirrors, Observer
+from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import Precision
 from calotype.engine.setup import check_batch_norm
-from calotype.engine.trainer import Options, Parts, Trainer
+from calotype.engine.trainer import Trainer
 from calotype.errors import ConfigError, DataError, NonFiniteError
 from calotype.record.journal import CLOCK, JOURNAL, JsonLines, read
 from calotype.types import Batch, Loss, Shard, Term

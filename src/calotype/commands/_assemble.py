@@ -19,11 +19,11 @@ from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.engine.averaging import EMA
 from calotype.engine.device import set_up
+from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import takes_found_inf
 from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
 from calotype.engine.setup import Loaded, build_optimizer, check_batch_norm, init_from, own_generators
-from calotype.engine.trainer import Options, Parts
 from calotype.errors import ConfigError, DataError
 from calotype.keys import key, seed_everything
 from calotype.settings import CheckpointSettings, DataSettings, Duration, InitFrom, ModuleSettings, TrainerSettings

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from calotype.digest import Digest
+from calotype.engine.checkpoint import Checkpoint
 from calotype.engine.codec import encode
+from calotype.engine.parts import LoopState, Parts
+from calotype.engine.precision import Precision
 from calotype.errors import CheckpointError
 
 
@@ -79,6 +83,41 @@ class Unsaved:
                     f"buffer {name} changes in training, but is registered with persistent=False, so no checkpoint "
                     "holds it and no resume could be exact; register it as persistent"
                 )
+
+
+def training_state(parts: Parts, precision: Precision, loop: LoopState) -> dict[str, Any]:
+    """Everything of a run but its network's weights, in the order in which `restore` puts it back."""
+    state: dict[str, Any] = {"task": rest_of_task(parts.task), "optimizer": parts.optimizer.state_dict()}
+    if parts.ema:
+        state["raw"] = parts.task.network.state_dict()
+    if parts.scheduler is not None:
+        state["scheduler"] = parts.scheduler.state_dict()
+    if parts.early_stop:
+        state["early_stop"] = parts.early_stop.state_dict()
+    state["precision"] = precision.state_dict()
+    state["loop"] = asdict(loop)
+    return state
+
+
+def restore(
+    checkpoint: Checkpoint, parts: Parts, precision: Precision, own: Mapping[str, Any]
+) -> tuple[LoopState, bool]:
+    """Put a checkpoint's state back, where `own` is a fresh one; the loop's, and whether what is due at its step is
+    still to be done. Raises CheckpointError for a state of another config.
+    """
+    model, state = checkpoint.model(), checkpoint.training()
+    check_state(state, {**own, "part": False, "journal": {"length": 0, "digest": ""}})
+    load_exact(parts.task.network, state["raw"] if parts.ema else model, "the network")  # 1. weights
+    if parts.ema:
+        parts.ema.load_state_dict(model)  # 2. their average
+    parts.task.load_state_dict(state["task"], strict=False)  # 3. the rest of the task
+    load_optimizer(parts.optimizer, state["optimizer"])  # 4. optimizer, with its learning rates
+    if parts.scheduler is not None:
+        parts.scheduler.load_state_dict(state["scheduler"])  # 5. schedule
+    if parts.early_stop:
+        parts.early_stop.load_state_dict(state["early_stop"])  # 6. early stopping
+    precision.load_state_dict(state["precision"])  # 7. loss scaler
+    return LoopState(**state["loop"]), bool(state["part"])  # 8. the loop
 
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

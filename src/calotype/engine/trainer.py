@@ -11,82 +11,27 @@ from a checkpoint taken in the middle of it repeats.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from calotype.engine.averaging import EMA
 from calotype.engine.checkpoint import Checkpoint, Checkpoints
 from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.observe import Observer, PendingStep
+from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import Guard, Precision, clip, gradient_norm, guarded_step
 from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
-from calotype.engine.schedule import AnyScheduler, EarlyStop, Warmup
-from calotype.engine.state import (
-    Unsaved,
-    borrowed,
-    check_state,
-    digests,
-    load_exact,
-    load_optimizer,
-    rest_of_task,
-)
+from calotype.engine.schedule import Warmup
+from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
 from calotype.errors import ConfigError, Interrupted, RunFolderError
 from calotype.faults import fault
 from calotype.keys import key, seed_everything, seed_torch
 from calotype.types import Batch, Counts, Loader, Shard
-
-
-@dataclass(slots=True)
-class Parts:
-    """The objects a run is made of. `task` satisfies types.Task and is an nn.Module on its device."""
-
-    task: Any
-    optimizer: Optimizer
-    train: Loader
-    val: Loader | None = None
-    test: Loader | None = None
-    scheduler: AnyScheduler | None = None
-    batch_transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()
-    ema: EMA | None = None
-    early_stop: EarlyStop | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How the loop computes: what is left of the settings once they are resolved."""
-
-    seed: int
-    device: torch.device
-    precision: int | str = 32
-    shards: int = 1
-    exact: bool = True
-    channels_last: bool = False
-    clip: float | None = None
-    skip_nonfinite: bool = False
-    schedule_by_step: bool = True
-    warmup_steps: int = 0
-    monitor: str = "val/loss"
-    maximise: bool = False
-    test: str | None = None
-    warn_on_disk: bool = True
-
-
-@dataclass(slots=True)
-class LoopState:
-    """Where the loop is: steps done, the monitor's values by step, the last value of each metric, why it ended."""
-
-    step: int = 0
-    scores: dict[int, float] = field(default_factory=dict)
-    results: dict[str, float] = field(default_factory=dict)
-    ended: str | None = None
 
 
 class Trainer:
@@ -363,18 +308,8 @@ class Trainer:
         return self.parts.ema.state_dict() if self.parts.ema else self.task.network.state_dict()
 
     def training_state(self) -> dict[str, Any]:
-        """Everything else, in the order in which `_restore` puts it back."""
-        parts = self.parts
-        state: dict[str, Any] = {"task": rest_of_task(self.task), "optimizer": parts.optimizer.state_dict()}
-        if parts.ema:
-            state["raw"] = self.task.network.state_dict()
-        if parts.scheduler is not None:
-            state["scheduler"] = parts.scheduler.state_dict()
-        if parts.early_stop:
-            state["early_stop"] = parts.early_stop.state_dict()
-        state["precision"] = self.precision.state_dict()
-        state["loop"] = asdict(self.state)
-        return state
+        """Everything else of the run's state."""
+        return training_state(self.parts, self.precision, self.state)
 
     def _begin(self) -> bool:
         """The digests of the initial state; a state that no checkpoint could hold is refused here."""
@@ -383,17 +318,5 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> bool:
         """Put a checkpoint's state back; whether what is due at its step is still to be done."""
-        model, state, parts = checkpoint.model(), checkpoint.training(), self.parts
-        check_state(state, self.training_state() | {"part": False, "journal": {"length": 0, "digest": ""}})
-        load_exact(self.task.network, state["raw"] if parts.ema else model, "the network")  # 1. weights
-        if parts.ema:
-            parts.ema.load_state_dict(model)  # 2. their average
-        self.task.load_state_dict(state["task"], strict=False)  # 3. the rest of the task
-        load_optimizer(parts.optimizer, state["optimizer"])  # 4. optimizer, with its learning rates
-        if parts.scheduler is not None:
-            parts.scheduler.load_state_dict(state["scheduler"])  # 5. schedule
-        if parts.early_stop:
-            parts.early_stop.load_state_dict(state["early_stop"])  # 6. early stopping
-        self.precision.load_state_dict(state["precision"])  # 7. loss scaler
-        self.state = LoopState(**state["loop"])  # 8. the loop
-        return bool(state["part"])
+        self.state, part = restore(checkpoint, self.parts, self.precision, self.training_state())
+        return part
