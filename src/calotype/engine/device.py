@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from typing import Literal
 
 import torch
@@ -22,6 +24,7 @@ def set_up(accelerator: str, threads: int, deterministic: Literal["strict", "war
         raise ConfigError("no CUDA device is available; use auto or cpu", key="trainer.accelerator")
     cuda = accelerator == "cuda" or (accelerator == "auto" and torch.cuda.is_available())
     torch.set_num_threads(threads)
+    keep_memory()
     exact = deterministic != "off"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact, warn_only=deterministic == "warn")
@@ -29,3 +32,19 @@ def set_up(accelerator: str, threads: int, deterministic: Literal["strict", "war
     torch.backends.cudnn.deterministic = exact
     torch.backends.cudnn.benchmark = not exact
     return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next step instead of giving it back to the system. Elsewhere nothing.
+
+    The activations that a backward pass frees lie on top of the heap; by default they are unmapped, to be mapped, page
+    by page and filled with zeros, in the next forward pass. A step on the CPU takes up to a quarter less time without
+    that, and the peak of memory, which every step reaches again, stays what it was. No bit depends on it.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    with suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version.restype = ctypes.c_char_p
+        if libc.gnu_get_libc_version():
+            libc.mallopt(trim_threshold, 2**31 - 1)
+            libc.mallopt(mmap_threshold, 2**25)
