@@ -2,11 +2,11 @@
 
     make bench-loop                      # or: python -m benchmarks.bench_loop --size all --json loop.json
 
-One core, one thread. Every peer trains its own copy of one network on the same batches, and they take turns of one
-log window each, log point included. A ratio is the median over turns of the peer's time by the bare loop's in the same
-turn; it is also given by the thread's CPU time, which a busy machine disturbs less. Before that, every peer must arrive
-at the bare loop's weights, so that all are seen to do the same work, and the host's waits for the device between two
-log points are counted. The table goes to stderr, one JSON object to stdout.
+One core, one thread. Every peer trains its own copy of one network on the same batches in a process of its own, as its
+users run it, and they take turns of one log window each, log point included. A ratio is the median over turns of the
+peer's time by the bare loop's in the same turn; it is also given by CPU time, which a busy machine disturbs less.
+Before that, every peer must arrive at the bare loop's weights, so that all are seen to do the same work, and the host's
+waits for the device between two log points are counted. The table goes to stderr, one JSON object to stdout.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -93,14 +94,15 @@ def check_same_work(peers: Mapping[str, Peer], size: str) -> None:
 
 def measure(peers: Mapping[str, Peer], size: str, rounds: int) -> dict[str, list[Window]]:
     """The windows of each peer, without two for warming up and the last."""
+    return run_in_turns({name: partial(_loop, peer, size, rounds) for name, peer in peers.items()})
 
-    def loop(peer: Peer, turns: Turns, player: int) -> list[Window]:
-        torch.set_num_threads(1)
-        job = job_of(size, Stream, rounds + 3, LOG_EVERY, turns, player)
-        peer(job)
-        return list(job.stream.measured[2 : rounds + 2])
 
-    return run_in_turns({name: (lambda *turn, peer=peer: loop(peer, *turn)) for name, peer in peers.items()})
+def _loop(peer: Peer, size: str, rounds: int, turns: Turns, player: int) -> list[Window]:
+    torch.set_num_threads(1)
+    quiet()
+    job = job_of(size, Stream, rounds + 3, LOG_EVERY, turns, player)
+    peer(job)
+    return list(job.stream.measured[2 : rounds + 2])
 
 
 def summarise(measured: Mapping[str, list[Window]], waits: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ import xxhash
 
 from benchmarks.peers import Job, Pair
 from calotype.engine.checkpoint import Checkpoints
+from calotype.engine.device import keep_memory
 from calotype.engine.observe import Mirrors, Observer
 from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
@@ -47,7 +48,8 @@ def _shard(number: int, pair: Pair) -> Shard:
 
 
 def calotype(job: Job) -> None:
-    """Calotype's Trainer."""
+    """Calotype's Trainer in a process that is set up as `calotype train` does it."""
+    keep_memory()
     job.network.train()
     with (
         TemporaryDirectory() as folder,

@@ -1,47 +1,51 @@
-"""Timing loops side by side: each runs in a thread of its own, one at a time, a window of steps a turn.
+"""Timing loops side by side: each runs in a process of its own, one at a time, a window of steps a turn.
 
 A loop can't be stopped and continued from outside, but it can be made to wait for its next batch. So the batches take
 turns, and they take the time as they do: a window runs from the moment its first batch is handed out to the moment the
-loop asks for the batch after its last. A machine that is busy for a second is busy for all loops alike.
+loop asks for the batch after its last. A machine that is busy for a second is busy for all loops alike, and what a loop
+does to its process (allocator, threads, garbage collector) is its own affair.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Window:
-    """What one step of a window took: seconds by the wall, and of the thread's own."""
+    """What one step of a window took: seconds by the wall, and of the process's own thread."""
 
     seconds: float
     cpu_seconds: float
 
 
 class Turns:
-    """Hands the turn round among those players who are still there."""
+    """Hands the turn round among those players who are still there. Processes that are started with it share it."""
 
     def __init__(self, players: int) -> None:
-        self._players, self._current = list(range(players)), 0
-        self._changed = threading.Condition()
+        context = get_context("spawn")
+        self._there = context.Array("b", [True] * players, lock=False)
+        self._current = context.Value("i", 0, lock=False)
+        self._changed = context.Condition()
 
     def wait(self, player: int) -> None:
         """Return when it is the player's turn."""
         with self._changed:
-            self._changed.wait_for(lambda: self._current == player)
+            self._changed.wait_for(lambda: self._current.value == player)
 
     def pass_on(self, player: int, *, leaves: bool = False) -> None:
         """Give the turn to the next player if `player` has it."""
         with self._changed:
-            later = [other for other in self._players if other > player] or self._players
-            if self._current == player:
-                self._current = later[0]
-            if leaves:
-                self._players.remove(player)
+            if self._current.value == player:
+                players = len(self._there)
+                after = [(player + step) % players for step in range(1, players)]
+                self._current.value = next((other for other in after if self._there[other]), player)
+            self._there[player] = not leaves
             self._changed.notify_all()
 
 
@@ -73,22 +77,22 @@ class Stream:
 
 
 def run_in_turns(loops: Mapping[str, Callable[[Turns, int], list[Window]]]) -> dict[str, list[Window]]:
-    """Run the loops in threads. Each gets the turns and its number and returns its windows."""
-    turns, measured, errors = Turns(len(loops)), dict[str, list[Window]](), list[BaseException]()
+    """Run the loops, functions that can be sent to a process. Each gets the turns and its number."""
+    turns = Turns(len(loops))
+    with ProcessPoolExecutor(len(loops), get_context("spawn"), _share, (turns,)) as processes:
+        playing = {name: processes.submit(_play, loop, player) for player, (name, loop) in enumerate(loops.items())}
+        return {name: future.result() for name, future in playing.items()}
 
-    def play(name: str, player: int) -> None:
-        try:
-            measured[name] = loops[name](turns, player)
-        except BaseException as error:  # noqa: BLE001 - it is raised again below, in the main thread
-            errors.append(error)
-        finally:
-            turns.pass_on(player, leaves=True)
 
-    threads = [threading.Thread(target=play, args=(name, player)) for player, name in enumerate(loops)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return {name: measured[name] for name in loops}
+_shared: list[Turns] = []
+
+
+def _share(turns: Turns) -> None:
+    _shared.append(turns)
+
+
+def _play(loop: Callable[[Turns, int], list[Window]], player: int) -> list[Window]:
+    try:
+        return loop(_shared[0], player)
+    finally:
+        _shared[0].pass_on(player, leaves=True)

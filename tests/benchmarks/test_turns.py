@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -11,46 +12,40 @@ from benchmarks.bench_loop import summarise, table
 from benchmarks.turns import Stream, Turns, Window, run_in_turns
 
 
-def test_loops_take_turns_and_each_is_timed_for_its_own() -> None:
-    order: list[str] = []
+def paced(log: Path, name: str, pause: float, turns: Turns, player: int) -> list[Window]:
+    stream = Stream([0], 3, 2, turns, player)
+    for _ in stream:
+        with log.open("a") as file:
+            file.write(name)
+        time.sleep(pause)
+    return stream.measured
 
-    def loop(name: str, pause: float, turns: Turns, player: int) -> list[Window]:
-        stream = Stream([0], 3, 2, turns, player)
-        for _ in stream:
-            order.append(name)
-            time.sleep(pause)
-        return stream.measured
 
-    measured = run_in_turns(
-        {"a": lambda *turn: loop("a", 0.0, *turn), "b": lambda *turn: loop("b", 0.02, *turn)},
-    )
-    assert order == list("aabb" * 3)
+def test_loops_take_turns_and_each_is_timed_for_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "order"
+    measured = run_in_turns({"a": partial(paced, log, "a", 0.0), "b": partial(paced, log, "b", 0.02)})
+    assert log.read_text() == "aabb" * 3
     assert [len(windows) for windows in measured.values()] == [3, 3]
     assert max(window.seconds for window in measured["a"]) < 0.02 <= min(window.seconds for window in measured["b"])
 
 
-def test_a_loop_that_stops_by_itself_or_fails_holds_up_nobody() -> None:
-    def stops(turns: Turns, player: int) -> list[Window]:
-        batches = iter(Stream([0], 1, 3, turns, player))
-        for _ in range(3):
-            next(batches)
-        return []
+def stops(turns: Turns, player: int) -> list[Window]:
+    batches = iter(Stream([0], 1, 3, turns, player))
+    for _ in range(3):
+        next(batches)
+    return []
 
-    def fails(turns: Turns, player: int) -> list[Window]:
-        next(iter(Stream([0], 5, 2, turns, player)))
-        raise ArithmeticError("broken loop")
 
-    def goes_on(turns: Turns, player: int) -> list[Window]:
-        stream = Stream([0], 5, 2, turns, player)
-        list(stream)
-        finished.append(len(stream.measured))
-        return stream.measured
+def fails(turns: Turns, player: int) -> list[Window]:
+    next(iter(Stream([0], 5, 2, turns, player)))
+    raise ArithmeticError("broken loop")
 
-    finished: list[int] = []
+
+def test_a_loop_that_stops_by_itself_or_fails_holds_up_nobody(tmp_path: Path) -> None:
+    log = tmp_path / "order"
     with pytest.raises(ArithmeticError, match="broken loop"):
-        run_in_turns({"stops": stops, "fails": fails, "goes on": goes_on})
-    assert finished == [5]
-    assert threading.active_count() == 1
+        run_in_turns({"stops": stops, "fails": fails, "goes on": partial(paced, log, "x", 0.0)})
+    assert log.read_text() == "x" * 6
 
 
 def test_ratios_are_paired_by_turn() -> None:
