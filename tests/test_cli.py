@@ -157,6 +157,25 @@ def test_config_explain_says_where_a_value_comes_from(capsys: pytest.CaptureFixt
     assert facts["from"].endswith("data/mnist.yaml:3")
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("trainer.max_epoch", "did you mean trainer.max_epochs, trainer.val_epochs or trainer.max_steps?"),
+        ("lr", "did you mean module.optimizer.lr?"),
+        ("monitr", "did you mean module.monitor?"),
+        ("nope", "the nearest: "),
+        ("QQQ", "there is no key QQQ; `calotype config show` lists all"),
+    ],
+)
+def test_config_explain_of_an_unknown_key_names_a_few_and_says_how_to_see_all(
+    key: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["config", "explain", key]) == 2
+    text = capsys.readouterr().err
+    assert hint in text and text.endswith(" `calotype config show` lists all\n")
+    assert len(text) < 200
+
+
 def test_config_diff_compares_leaf_by_leaf(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     assert main(["config", "diff", "digits", "digits"]) == 0
     assert capsys.readouterr().out == ""

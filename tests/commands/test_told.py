@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import calotype
 from calotype import cli
@@ -70,3 +73,48 @@ def test_evaluate_warns_of_what_is_not_as_recorded(copy: Path, capsys: pytest.Ca
     (copy / "record.json").write_text(json.dumps(record))
     assert cli.main(["evaluate", str(copy), "--split", "val", "--trust", "tests"]) == 0
     assert "warning: not as recorded, packages: numpy: 0.0 ->" in capsys.readouterr().err
+
+
+class Lazy(torch.nn.Sequential):
+    """Knows its inputs from the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(3))
+
+
+class Extra(torch.nn.Sequential):
+    """Its state dict holds more than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
+
+    def get_extra_state(self) -> Any:
+        return {"seen": 1}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+OURS = {"_target_": "calotype.tasks.classification.Classification", "param_groups": []}
+SMALL = {"_target_": "calotype.models.classification.SmallCNN", "num_classes": 3, "in_channels": 3, "widths": [4]}
+PARTIAL = {"_target_": "calotype.metrics.Accuracy", "_partial_": True}
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ({"network": {"_target_": f"{__name__}.Lazy"}}, "module.network: network.1 is a LazyLinear, whose "),
+        ({"network": {"_target_": f"{__name__}.Extra"}}, "module.network: network, a module of type Extra, has a dict"),
+        (
+            {"metrics": {"top": PARTIAL}},
+            "module.metrics.top: a metric needs .*partial of Accuracy; leave _partial_",
+        ),
+        ({"optimizer": {"_target_": "torch.optim.LBFGS"}}, "module.optimizer: LBFGS calls a closure"),
+    ],
+)
+def test_what_could_never_train_is_told_by_its_key_before_the_first_step(
+    parity_root: Path, tmp_path: Path, module: dict[str, Any], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = config(parity_root, tmp_path, module=OURS | {"network": SMALL} | module, trainer={"max_steps": 1})
+    assert cli.main(["train", file]) == 2
+    assert re.match(f"calotype: {message}", capfd.readouterr().err)
+    assert list(tmp_path.glob("runs/*/*")) == []

@@ -1,13 +1,13 @@
 """Configs written in Python: the same tree, nothing built, and refusals with the line."""
 
-import sys
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from calotype.config.check import check_schema
+from calotype.config.build import build
+from calotype.config.check import check_schema, load_and_check
 from calotype.config.compose import compose
 from calotype.config.python import T, public_name, read_python
 from calotype.errors import ConfigError, RefusedError
@@ -127,54 +127,115 @@ def test_a_file_in_a_checkpoint_is_not_run(elsewhere: Path) -> None:
         compose(["absent.py"])
 
 
-@dataclass
-class BuildsAdamW:
-    """The shape of hydra-zen's builds(AdamW, lr=..., zen_partial=True)."""
-
-    _target_: str = field(default="torch.optim.adamw.AdamW", init=False)
-    _partial_: bool = field(default=True, init=False)
-    lr: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.99)
+ZEN = """
+import functools
+import torch
+from hydra_zen import builds, just
+from calotype.config.python import T
+"""
 
 
-@dataclass
-class BuildsWithZen:
-    """The shape of a builder that needs hydra-zen's own processing."""
-
-    _target_: str = field(default="hydra_zen.funcs.zen_processing", init=False)
-    _zen_target: str = field(default="torch.optim.adamw.AdamW", init=False)
-    _zen_partial: bool = field(default=True, init=False)
-    lr: float = 0.1
+def lowered(text: str) -> Any:
+    return read(f"{ZEN}vars = {{'x': {text}}}").tree["vars"]["x"]
 
 
-@dataclass
-class Just:
-    """The shape of hydra-zen's just(object)."""
+@pytest.mark.parametrize(
+    ("text", "node"),
+    [
+        ("builds(torch.nn.Linear, 3, out_features=4)", {"_args_": [3], "out_features": 4}),
+        ("builds(torch.nn.Linear, 3, out_features=9)(out_features=4)", {"_args_": [3], "out_features": 4}),
+        ("builds(torch.nn.Linear, 3, zen_partial=True)", {"_partial_": True, "_args_": [3]}),
+        ("just(functools.partial(torch.nn.Linear, 3))", {"_partial_": True, "_args_": [3]}),
+        ("just(torch.nn.Linear)", {"_partial_": True}),
+        (
+            "builds(torch.nn.Linear, populate_full_signature=True)",
+            {"in_features": "???", "out_features": "???", "bias": True, "device": None, "dtype": None},
+        ),
+        (
+            "builds(torch.nn.Linear, populate_full_signature=True, zen_partial=True)",
+            {"_partial_": True, "bias": True, "device": None, "dtype": None},
+        ),
+        ("builds(torch.nn.Linear, zen_partial=True, zen_meta={'a': 1})", None),
+    ],
+)
+def test_hydra_zens_builders_are_lowered_to_nodes(text: str, node: dict[str, Any] | None) -> None:
+    if node is None:
+        with pytest.raises(ConfigError, match=r"vars\.x: a builder with _zen_exclude can't be .*\(x\.py:6\)"):
+            lowered(text)
+    else:
+        assert lowered(text) == {"_target_": "torch.nn.Linear"} | node
 
-    path: str = "torch.nn.modules.activation.ReLU"
-    _target_: str = field(default="hydra_zen.funcs.get_obj", init=False)
 
-
-def test_builders_are_lowered_to_nodes(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    assert "torch.optim" in sys.modules
-    monkeypatch.setattr(sys.modules[__name__], "ReLU", torch.nn.ReLU, raising=False)
-    document = read(
-        f"import {__name__} as m\nmodule = {{'a': m.BuildsAdamW, 'b': m.BuildsWithZen(lr=1), 'c': m.Just()}}"
-    )
-    assert document.tree["module"] == {
-        "a": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1, "betas": [0.9, 0.99]},
-        "b": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1},
-        "c": {"_target_": "torch.nn.ReLU", "_partial_": True},
+def test_what_hydra_zen_nests_is_lowered_too() -> None:
+    assert lowered("builds(torch.nn.Sequential, builds(torch.nn.Linear, 1, 2), just(torch.relu))")["_args_"] == [
+        {"_target_": "torch.nn.Linear", "_args_": [1, 2]},
+        {"_target_": "torch.relu", "_partial_": True},
+    ]
+    values = lowered("builds(dict, a=torch.nn.ReLU, b=[1, {'c': torch.relu}], d=(0.9, 0.99), e=1 + 2j)")
+    assert values == {
+        "_target_": "builtins.dict",
+        "a": {"_target_": "torch.nn.ReLU", "_partial_": True},
+        "b": [1, {"c": {"_target_": "torch.relu", "_partial_": True}}],
+        "d": [0.9, 0.99],
+        "e": {"_target_": "builtins.complex", "real": 1.0, "imag": 2.0},
     }
 
 
-def test_a_builder_that_cannot_be_lowered_is_refused_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrapped = make_dataclass(
-        "Wrapped",
-        [("_target_", str, "hydra_zen.funcs.zen_processing"), ("_zen_target", str, "a.B"), ("_zen_wrappers", str, "w")],
+def test_an_object_itself_stays_what_it_is_also_where_a_class_holds_it() -> None:
+    import torch
+
+    assert build(lowered("just(torch.nn.Linear.forward)")).func is torch.nn.Linear.forward
+    assert build(lowered("just(torch.nn.ReLU)")).func is torch.nn.ReLU
+
+
+ZEN_RUN = f"""{ZEN}
+from calotype.engine.schedule import Cosine
+from calotype.models.classification import SmallCNN
+from calotype.tasks.classification import Classification
+_full = functools.partial(builds, populate_full_signature=True)
+_optimizer = {{optimizer}}
+_schedule = {{schedule}}
+module = T(Classification, network=_full(SmallCNN, widths=(8, 16)), optimizer=_optimizer, lr_scheduler=_schedule)
+data = T("calotype.data.small.Digits")
+"""
+
+
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_config_of_builders_builds_what_hydra_zen_builds(partial: bool) -> None:
+    import hydra_zen
+    import torch
+
+    from calotype.models.classification import SmallCNN
+
+    optimizer = f"_full(torch.optim.AdamW, lr=0.5, zen_partial={partial})"
+    schedule = f"_full(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, zen_partial={partial})"
+    Path("mine.py").write_text(ZEN_RUN.format(optimizer=optimizer, schedule=schedule))
+    config = load_and_check(["mine.py"])
+    module = config.tree["module"]
+    assert "params" not in module["optimizer"], "the engine gives it"
+    assert not {"optimizer", "total_steps", "steps_per_epoch"} & set(module["lr_scheduler"]), "the engine gives them"
+    ours = build({**module["optimizer"], "_partial_": True})
+    theirs = hydra_zen.instantiate(
+        hydra_zen.builds(torch.optim.AdamW, populate_full_signature=True, zen_partial=True, lr=0.5)
     )
-    monkeypatch.setattr(sys.modules[__name__], "Wrapped", wrapped, raising=False)
-    with pytest.raises(ConfigError, match=r"module: a builder with _zen_wrappers can't be written .*\(x\.py:3\)"):
-        read(f"import {__name__} as m\n\nmodule = m.Wrapped")
+    assert ours.func is theirs.func and ours.keywords | {"betas": (0.9, 0.999)} == theirs.keywords
+    assert str(build(module["network"])) == str(SmallCNN(widths=(8, 16)))
+
+
+@dataclass
+class Odd:
+    """A builder of a form that no version of hydra-zen is known to make."""
+
+    _target_: str = field(default="torch.nn.Linear", init=False)
+    _odd_: int = 1
+
+
+def test_a_builder_that_cannot_be_lowered_is_refused_with_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"module: a builder with _odd_ can't be written .*\(x\.py:3\)"):
+        read(f"import {__name__} as m\n\nmodule = m.Odd")
+
+
+def test_hydra_zens_own_processing_is_refused_unless_it_is_a_mere_partial() -> None:
+    assert lowered("builds(dict, a=1, zen_wrappers=[])") == {"_target_": "builtins.dict", "a": 1}
+    with pytest.raises(ConfigError, match=r"vars\.x: a builder with _zen_wrappers can't be written"):
+        lowered("builds(dict, zen_wrappers=torch.no_grad)")

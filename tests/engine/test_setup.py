@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from calotype.engine.checkpoint import Checkpoints
-from calotype.engine.setup import build_optimizer, check_batch_norm, init_from
+from calotype.engine.setup import build_optimizer, check_batch_norm, check_network, init_from
 from calotype.errors import CheckpointError, ConfigError
 
 ADAM = functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5)
@@ -52,6 +52,56 @@ def test_frozen_parameters_are_left_out() -> None:
     module = task()
     module.get_submodule("network.body").requires_grad_(False)
     assert "body.weight" not in names(build_optimizer(ADAM, module, []), module)[0]
+
+
+class NeedsClosure(torch.optim.SGD):
+    """Takes a closure by its instance's class alone, so a factory hides it."""
+
+    def step(self, closure: Any) -> None:  # type: ignore[override]
+        closure()
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [torch.optim.LBFGS, functools.partial(torch.optim.LBFGS, lr=0.1), lambda groups: NeedsClosure(groups, lr=0.1)],
+)
+@pytest.mark.parametrize("groups", [[], [{"pattern": "1d"}]])
+def test_an_optimizer_that_calls_a_closure_is_refused(factory: Any, groups: list[dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match=r"module\.optimizer: (LBFGS|NeedsClosure) calls a closure.*AdamW.*SGD"):
+        build_optimizer(factory, task(), groups)
+
+
+@pytest.mark.parametrize("kind", ["Adadelta", "Adagrad", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"])
+def test_an_optimizer_that_can_do_without_a_closure_is_taken(kind: str) -> None:
+    assert type(build_optimizer(getattr(torch.optim, kind), task(), [{"pattern": "1d"}])).__name__ == kind
+
+
+class Extra(nn.Linear):
+    """Has a state beside its tensors."""
+
+    def get_extra_state(self) -> Any:
+        return {"seen": 1}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.LazyLinear(3), r"^k: network\.head is a LazyLinear, whose parameters have no shape before its first batch"),
+        (nn.LazyBatchNorm2d(affine=False), r"^k: network\.head is a LazyBatchNorm2d, whose"),
+        (
+            Extra(2, 3),
+            r"^k: network\.head, a module of type Extra, has a dict in its state dict \(_extra_state\).*buffer",
+        ),
+    ],
+)
+def test_a_network_that_no_model_file_can_hold_is_refused(module: nn.Module, message: str) -> None:
+    found = task()
+    found.network["head"] = module  # type: ignore[operator, index]
+    with pytest.raises(ConfigError, match=message):
+        check_network(found, "k")
+    check_network(task(), "k")
 
 
 def test_a_pattern_that_takes_nothing_is_refused_by_its_key() -> None:

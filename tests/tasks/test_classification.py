@@ -257,3 +257,12 @@ def test_a_small_network_learns_to_tell_constant_images_apart() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 < losses[0]
+
+
+def test_a_metric_that_lacks_a_method_is_refused() -> None:
+    class Half:
+        def update(self, prediction: Any, shard: Any) -> None: ...
+
+    metrics: Any = {"good": ConfusionMatrix(CLASSES), "half": Half()}
+    with pytest.raises(ConfigError, match=r"^module\.metrics\.half: a metric needs state, compute, and this is a Half"):
+        Classification(network(), metrics=metrics)

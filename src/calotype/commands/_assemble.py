@@ -23,7 +23,7 @@ from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import takes_found_inf
 from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
-from calotype.engine.setup import Loaded, build_optimizer, check_batch_norm, init_from, own_generators
+from calotype.engine.setup import Loaded, build_optimizer, check_batch_norm, check_network, init_from, own_generators
 from calotype.errors import ConfigError, DataError
 from calotype.keys import key, seed_everything
 from calotype.settings import CheckpointSettings, DataSettings, Duration, InitFrom, ModuleSettings, TrainerSettings
@@ -213,6 +213,7 @@ def build_task(settings: Settings, device: torch.device, classes: int) -> tuple[
     asks = "num_classes" in inspect.signature(locate(settings.task["_target_"])).parameters
     told = {"num_classes": classes} if asks and settings.task.get("num_classes") is None else {}
     task = build({**settings.task, **told}, "module")
+    check_network(task, "module.network" if "network" in settings.task else "module")
     loaded = None
     if start is not None:
         start = start if isinstance(start, InitFrom) else InitFrom(start)

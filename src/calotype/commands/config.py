@@ -13,7 +13,7 @@ from calotype.commands._arguments import add_config_dir, describe_groups
 from calotype.config.check import check_schema, value_at
 from calotype.config.compose import Config, compose
 from calotype.config.reader import dump, join
-from calotype.config.schema import NODES, describe, did_you_mean, hints
+from calotype.config.schema import NODES, describe, did_you_mean, hints, nearest_keys
 from calotype.config.search import options, search_path
 from calotype.errors import UsageError
 
@@ -54,7 +54,8 @@ def _explain(args: argparse.Namespace) -> int:
     key, *overrides = args.arguments
     config = compose(overrides, config_dirs=args.config_dir)
     if key not in config.origins:
-        raise UsageError(f"there is no key {key}; {did_you_mean(key, config.origins)}")
+        nearest = nearest_keys(key, config.origins)
+        raise UsageError(f"there is no key {key}; {nearest}`calotype config show` lists all")
     facts = _facts(config, key)
     _print(json.dumps({"key": key, **facts}, indent=2) if args.json else _as_text(key, facts))
     return 0

@@ -25,6 +25,7 @@ from typing import Any
 
 from calotype.config.reader import Document, join
 from calotype.config.schema import TOP_LEVEL
+from calotype.config.targets import SUPPLIED
 from calotype.errors import ConfigError, RefusedError
 
 _ZEN = ("hydra_zen.funcs.zen_processing", "hydra_zen._utils.zen_processing")
@@ -158,6 +159,9 @@ class _Lowering:
         if target == _GET:  # the object itself: a partial without arguments where it can be called
             target = values.pop("path")
             partial = callable(_found(target))
+        for name in SUPPLIED.get(key, ()):  # a full signature has them without a value
+            if name in values and values[name] in (None, "???"):
+                del values[name]
         unknown = [name for name in values if name.startswith("_") and name != "_args_"]
         if unknown:
             raise self._refused(f"a builder with {', '.join(unknown)} can't be written as a plain node", key, line)
@@ -187,5 +191,10 @@ class _Lowering:
 
 def _found(target: str) -> Any:
     """What a dotted name stands for, where its module has been imported already; None elsewhere."""
-    module, _, name = target.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        if (found := sys.modules.get(".".join(parts[:length]))) is not None:
+            for part in parts[length:]:
+                found = getattr(found, part, None)
+            return found
+    return None

@@ -7,9 +7,9 @@ equal in value and type.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from calotype.config.reader import join
@@ -25,6 +25,7 @@ NODES: dict[str, type[Any]] = {
     "checkpoint": CheckpointSettings,
     "paths": PathSettings,
 }
+_NEAR, _FAR = 0.6, 0.4
 _NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -65,6 +66,23 @@ def did_you_mean(name: str, names: Any, label: str = "there are") -> str:
     """`did you mean x?` where one of `names` is near, else all of them."""
     nearest = get_close_matches(name, [str(item) for item in names], 1)
     return f"did you mean {nearest[0]}?" if nearest else f"{label}: {', '.join(map(str, names))}"
+
+
+def nearest_keys(name: str, keys: Iterable[str]) -> str:
+    """The few of `keys` that are nearest, as the start of a sentence; a name without dots is also compared with the
+    keys' last parts.
+    """
+
+    def likeness(key: str) -> float:
+        parts = (key,) if "." in name else (key, key.rpartition(".")[2])
+        return max(SequenceMatcher(None, name, part).ratio() for part in parts)
+
+    ranked = sorted(((likeness(key), key) for key in keys), key=lambda item: -item[0])
+    near = [key for ratio, key in ranked if ratio >= _NEAR][:3]
+    if near:
+        return f"did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}? "
+    far = [key for ratio, key in ranked if ratio >= _FAR][:3]
+    return f"the nearest: {', '.join(far)}; " if far else ""
 
 
 def describe(hint: Any) -> str:

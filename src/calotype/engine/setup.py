@@ -1,9 +1,10 @@
-"""What is done to a network before its first step: parameter groups, weights to start from, and checks of batch
-norm.
+"""What is done to a network before its first step: parameter groups, weights to start from, and checks of what can
+be saved, of batch norm and of the optimizer.
 """
 
 from __future__ import annotations
 
+import inspect
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from calotype.engine.checkpoint import MODEL, open_checkpoint, read_tensors
@@ -28,7 +30,8 @@ def build_optimizer(
     """The optimizer over the task's parameters, `groups` first in their order, then the rest.
 
     A group is {pattern: ..., option: value, ...}; a parameter goes to the first pattern its name matches. `1d` matches
-    parameters of at most one dimension (biases, norms). Raises ConfigError for a pattern that takes no parameter.
+    parameters of at most one dimension (biases, norms). Raises ConfigError for a pattern that takes no parameter, and
+    for an optimizer that calls a closure.
     """
     left = {name: p for name, p in task.named_parameters() if p.requires_grad}
     if not left:
@@ -45,10 +48,28 @@ def build_optimizer(
         made.append({"params": [left.pop(name) for name in taken], **options})
     if left:
         made.append({"params": list(left.values())})
+    _refuse_closure(getattr(factory, "func", factory))  # first: some of them take no groups and fail for that
     try:
-        return factory(made)
+        optimizer = factory(made)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{type(error).__name__}: {error}", key="module.optimizer") from error
+    _refuse_closure(type(optimizer))
+    return optimizer
+
+
+def _refuse_closure(kind: Any) -> None:
+    """Raises ConfigError for a class of optimizers whose `step` can't be called without arguments."""
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        return
+    _, *parameters = inspect.signature(kind.step).parameters.values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if any(item.default is item.empty and item.kind not in optional for item in parameters):
+        raise ConfigError(
+            f"{kind.__name__} calls a closure that computes the loss anew, possibly several times a step; optimizers "
+            "that do are not supported. Take one that steps from the gradients alone, as torch.optim.AdamW (Adam, ...) "
+            "and torch.optim.SGD do",
+            key="module.optimizer",
+        )
 
 
 def _matches(pattern: str, name: str, parameter: nn.Parameter) -> bool:
@@ -64,6 +85,29 @@ def own_generators(module: nn.Module) -> list[str]:
         for attribute, value in vars(part).items()
         if isinstance(value, kinds)
     ]
+
+
+def check_network(task: nn.Module, key: str) -> None:
+    """Raises ConfigError with `key` for a module that no model file can hold: its parameters have no shape yet, or the
+    network's state dict has something of it that is no tensor.
+    """
+    for name, module in task.named_modules():
+        if any(map(is_lazy, [*module.parameters(recurse=False), *module.buffers(recurse=False)])):
+            raise ConfigError(
+                f"{name} is a {type(module).__name__}, whose parameters have no shape before its first batch, so they "
+                "can be neither drawn under the seed's key nor saved; take the class that is told its sizes",
+                key=key,
+            )
+    network: Any = task.network
+    modules = dict(task.named_modules())
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            owner, _, entry = f"network.{name}".rpartition(".")
+            raise ConfigError(
+                f"{owner}, a module of type {type(modules.get(owner, network)).__name__}, has a {type(value).__name__} "
+                f"in its state dict ({entry}); a model file holds tensors alone, so keep it in a buffer",
+                key=key,
+            )
 
 
 def check_batch_norm(task: nn.Module, smallest_shard: int) -> None:

@@ -69,7 +69,7 @@ class Classification(nn.Module):
         self._per_item = hasattr(self.loss, "reduction")
         self._normalize = _affine(normalize)
         self._on_device: dict[torch.device, _Affine] = {}
-        self._metrics = self._default_metrics() if metrics is None else dict(metrics)
+        self._metrics = self._default_metrics() if metrics is None else _checked(metrics)
 
     def counts(self, shard: Shard) -> dict[str, float]:
         """The shard's images, and the weights of their targets if the loss has class weights.
@@ -146,6 +146,20 @@ class Classification(nn.Module):
         if self.num_classes > 5:
             metrics["top5"] = Accuracy(5)
         return {**metrics, "f1": F1(self.num_classes)}
+
+
+def _checked(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Raises ConfigError for one that lacks a method, as a `_partial_` node does: what makes a metric is none."""
+    for name, metric in metrics.items():
+        if lacking := [method for method in ("update", "state", "compute") if not hasattr(metric, method)]:
+            hint = ""
+            if isinstance(metric, partial):
+                hint = f" of {getattr(metric.func, '__name__', metric.func)}; leave _partial_ out"
+            raise ConfigError(
+                f"a metric needs {', '.join(lacking)}, and this is a {type(metric).__name__}{hint}",
+                key=f"module.metrics.{name}",
+            )
+    return dict(metrics)
 
 
 def _classes_of(network: nn.Module) -> int:
