@@ -11,6 +11,7 @@ Roles and their parts:
     batch      step, shard                                    mixing within a shard
     model      step, shard                                    dropout and other draws of the network
     optimizer  step                                           draws of an optimizer
+    watch                                                     the part of train that is measured beside validation
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-Role = Literal["init", "order", "sample", "batch", "model", "optimizer", "split", "probe"]
+Role = Literal["init", "order", "sample", "batch", "model", "optimizer", "split", "probe", "watch"]
 
 
 def key(seed: int, role: Role, *parts: int) -> int:

@@ -121,6 +121,7 @@ class DataSettings:
     prefetch: int = 2
     pipeline: Literal["native"] = "native"
     shuffle: bool = True
+    sampling: Literal["uniform", "class_balanced"] = "uniform"
     drop_last: bool = True
     timeout: str | int | float = "120s"
     on_error: Literal["error"] = "error"

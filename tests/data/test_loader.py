@@ -232,3 +232,52 @@ def test_no_worker_outlives_its_run(how: signal.Signals, parity_root: Path, tmp_
     finally:
         child.kill()
         child.join()
+
+
+class Labelled(Parity):
+    """Parity whose sources say the class of each sample, or something that isn't that."""
+
+    def __init__(self, root: Path, labels: Any = None) -> None:
+        super().__init__(str(root))
+        self.given = labels
+
+    def split(self, name: str) -> Any:
+        found = super().split(name)
+        found.labels = found.ids % 3 if self.given is None else self.given  # type: ignore[attr-defined]
+        return found
+
+
+def test_balanced_batches_are_the_same_for_any_workers_and_hold_repeats(parity_root: Path) -> None:
+    data = Labelled(parity_root)
+    here = stream(loader(data, sampling="class_balanced"))
+    assert stream(loader(data, sampling="class_balanced", workers=2)) == here
+    assert stream(loader(data, sampling="class_balanced"), 7) == here[7:]
+    epoch = [number for batch in here[:5] for ids, _ in batch for number in ids]
+    assert len(epoch) == 40 and len(set(epoch)) < 40
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "message"),
+    [
+        (np.zeros((41, 3)), {}, "samples have one class each; set it to uniform"),
+        (None, {"shuffle": False}, r"draws samples anew; set data\.shuffle=true"),
+    ],
+)
+def test_sampling_by_class_without_classes_is_refused(
+    labels: Any, settings: Any, message: str, parity_root: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.sampling: .*{message}"):
+        loader(Labelled(parity_root, labels), sampling="class_balanced", **settings)
+
+
+def test_sampling_by_class_from_a_source_that_knows_none_is_refused(parity_root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.sampling: class_balanced needs a data set whose samples have one"):
+        loader(Parity(str(parity_root)), sampling="class_balanced")
+
+
+def test_a_part_of_train_is_measured_the_same_each_time(parity_root: Path) -> None:
+    reader = ShardReader(Parity(str(parity_root)).split("train"), seed=5)
+    settings = DataSettings(eval_batch_size=4, workers=0)
+    read = [stream(eval_loader(reader, settings, sample=10), stop=3) for _ in range(2)]
+    assert read[0] == read[1]
+    assert [len(ids) for batch in read[0] for ids, _ in batch] == [4, 4, 2]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from calotype.data.order import Batching, EvalOrder, TrainOrder
+from calotype.data.order import Batching, EvalOrder, TrainOrder, occurrences
 from calotype.errors import DataError
+from calotype.keys import generator
 
 
 def positions(order: TrainOrder | EvalOrder, step: int) -> list[int]:
@@ -103,3 +105,70 @@ def test_evaluation_deals_every_sample_once_by_ascending_id(batch_size: int) -> 
 def test_a_limited_evaluation_keeps_the_first_batches() -> None:
     order = EvalOrder(np.arange(13), 4, limit=2)
     assert [positions(order, step) for step in range(order.steps_per_epoch)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+LABELS = np.array([7] * 30 + [2] * 8 + [5] * 3, np.int64)
+
+
+def balanced(seed: int = 1, **batching: object) -> TrainOrder:
+    return TrainOrder(41, Batching(8, **batching), seed, LABELS)  # type: ignore[arg-type]
+
+
+def test_balanced_epochs_are_as_long_and_show_every_class_equally() -> None:
+    order = balanced(drop_last=False)
+    assert order.steps_per_epoch == 6
+    drawn = np.concatenate([order.permutation(number) for number in range(200)])
+    assert len(drawn) == 200 * 41
+    shares = [float((LABELS[drawn] == label).mean()) for label in (7, 2, 5)]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.02)
+    for label in (7, 2, 5):
+        counts = np.bincount(drawn, minlength=41)[label == LABELS]
+        assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean(), "of a class, each alike"
+
+
+def test_a_balanced_step_does_not_depend_on_what_was_asked_before() -> None:
+    asked = balanced(shards=4)
+    straight = [positions(asked, step) for step in range(15)]
+    for step in (14, 3, 9, 3, 0):
+        assert positions(balanced(shards=2), step) == straight[step]
+    assert positions(balanced(seed=2), 0) != straight[0]
+    assert straight[0] != straight[5]
+
+
+def test_draws_of_a_sample_within_an_epoch_are_told_apart() -> None:
+    order = balanced(shards=4, drop_last=False)
+    for number in range(2):
+        plans = [plan for step in range(6 * number, 6 * number + 6) for plan in order.batch(step)]
+        seen: dict[int, int] = {}
+        for plan in plans:
+            assert plan.occurrences is not None
+            for position, occurrence in zip(plan.positions.tolist(), plan.occurrences.tolist(), strict=True):
+                assert occurrence == seen.get(position, 0)
+                seen[position] = occurrence + 1
+        assert max(seen.values()) > 1, "an epoch with replacement repeats samples"
+
+
+def test_uniform_draws_are_the_first_of_their_samples() -> None:
+    order = TrainOrder(41, Batching(8), seed=1)
+    assert all(plan.occurrences is None for plan in order.batch(0))
+    drawn = torch.randperm(41, generator=generator(1, "order", 0))
+    assert order.permutation(0).tolist() == drawn.tolist()
+
+
+def test_occurrences_count_from_0() -> None:
+    assert occurrences(np.array([4, 1, 4, 4, 1, 0])).tolist() == [0, 0, 1, 2, 1, 0]
+    assert occurrences(np.array([], np.int64)).tolist() == []
+
+
+def test_a_sample_of_a_split_is_fixed_keyed_and_in_order_of_ids() -> None:
+    ids = np.random.default_rng(0).permutation(100)[:41].astype(np.int64)
+
+    def of(sample: int, seed: int = 3) -> list[int]:
+        order = EvalOrder(ids, 4, sample=sample, seed=seed)
+        return [int(ids[position]) for step in range(order.steps_per_epoch) for position in positions(order, step)]
+
+    assert of(10) == of(10) == sorted(of(10))
+    assert len(set(of(10))) == 10
+    assert set(of(10)) <= set(of(20)), "a larger one holds the smaller"
+    assert of(10) != of(10, seed=4)
+    assert of(99) == sorted(ids)

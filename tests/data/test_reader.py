@@ -52,6 +52,17 @@ def test_samples_draw_apart_from_each_other(parity_root: Path) -> None:
     assert len(set(gains)) == 8
 
 
+def test_draws_of_one_sample_within_an_epoch_draw_apart(parity_root: Path) -> None:
+    def read(*occurrences: int) -> list[bytes]:
+        repeated = ShardPlan(0, 0, 0, np.array([5] * len(occurrences)), np.array(occurrences))
+        return [image.numpy().tobytes() for image in reader(parity_root).read(repeated)["image"]]
+
+    first, second, third = read(0, 1, 2)
+    assert len({first, second, third}) == 3
+    assert read(2, 0) == [third, first]
+    assert reader(parity_root).read(plan(5))["image"][0].numpy().tobytes() == first
+
+
 def test_boxes_stay_a_list_and_masks_are_stacked(parity_root: Path) -> None:
     boxes, masks = (
         reader(parity_root, target="boxes").read(plan(0, 4)),

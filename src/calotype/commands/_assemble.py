@@ -130,7 +130,7 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None) -> Assembly:
     frozen = frozen or Frozen.of(settings.trainer)
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
     data = load_data(settings, frozen.shards, pin=device.type == "cuda")
-    task, loaded = build_task(settings, device, len(data.classes))
+    task, loaded = build_task(settings, device, data.classes)
     data.foreign += _foreign_in(task, settings)
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
@@ -162,7 +162,10 @@ def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
         reader = pipeline.ShardReader(sources[split], transforms, seed=settings.seed)
         return pipeline.eval_loader(reader, settings.data, limit=limit, pin=pin)
 
-    batch_transforms = list(build(settings.data.batch_transforms, "data.batch_transforms"))
+    batch_transforms = [
+        build(node, f"data.batch_transforms.{index}", **_told(node, dataset.classes))
+        for index, node in enumerate(settings.data.batch_transforms)
+    ]
     foreign = {
         "train_transforms": pipeline.foreign_generators(train.reader),
         "eval_transforms": pipeline.foreign_generators(pipeline.ShardReader(sources["train"], transforms)),
@@ -203,16 +206,21 @@ def _foreign_in(task: Any, settings: Settings) -> list[str]:
     return found
 
 
-def build_task(settings: Settings, device: torch.device, classes: int) -> tuple[Any, Loaded | None]:
+def _told(node: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What the data set tells a target that has these parameters and was given no value: the classes, their number."""
+    facts = {"num_classes": len(classes), "classes": tuple(classes)}
+    asked = inspect.signature(locate(node["_target_"])).parameters
+    return {name: fact for name, fact in facts.items() if name in asked and node.get(name) is None}
+
+
+def build_task(settings: Settings, device: torch.device, classes: Sequence[str]) -> tuple[Any, Loaded | None]:
     """The task on its device, its weights drawn under the key of their role or taken over from a file.
 
-    A task that has a parameter `num_classes`, and is not told, gets the data set's.
+    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's.
     """
     trainer, start = settings.trainer, settings.module.init_from
     seed_everything(key(settings.seed, "init"))
-    asks = "num_classes" in inspect.signature(locate(settings.task["_target_"])).parameters
-    told = {"num_classes": classes} if asks and settings.task.get("num_classes") is None else {}
-    task = build({**settings.task, **told}, "module")
+    task = build(settings.task, "module", **_told(settings.task, classes))
     check_network(task, "module.network" if "network" in settings.task else "module")
     loaded = None
     if start is not None:

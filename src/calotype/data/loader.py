@@ -11,7 +11,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from calotype.faults import fault
 from calotype.keys import key, seed_everything
 from calotype.settings import DataSettings, seconds
 from calotype.types import Batch, Shard
+
+if TYPE_CHECKING:
+    from calotype.types import IntArray
 
 NAMED = 64
 """Sample ids an error names at most."""
@@ -148,7 +151,8 @@ def train_loader(
 ) -> NativeLoader:
     """The loader of the train split; `limit` ends an epoch after so many batches.
 
-    Raises DataError for a split smaller than a batch, ConfigError for shards that would get no sample.
+    Raises DataError for a split smaller than a batch, ConfigError for shards that would get no sample, and for sampling
+    by class from samples that have not one class each, or in a fixed order.
     """
     if settings.batch_size < shards:
         raise ConfigError(
@@ -156,17 +160,35 @@ def train_loader(
             key="data.batch_size",
         )
     batching = Batching(settings.batch_size, shards, settings.shuffle, settings.drop_last, limit)
-    return NativeLoader(reader, TrainOrder(len(reader.source), batching, reader.seed), settings, pin=pin)
+    labels = _labels(reader, settings) if settings.sampling == "class_balanced" else None
+    return NativeLoader(reader, TrainOrder(len(reader.source), batching, reader.seed, labels), settings, pin=pin)
+
+
+def _labels(reader: ShardReader, settings: DataSettings) -> IntArray:
+    labels: IntArray | None = getattr(reader.source, "labels", None)
+    if labels is None or labels.shape != (len(reader.source),):
+        raise ConfigError(
+            "class_balanced needs a data set whose samples have one class each; set it to uniform", key="data.sampling"
+        )
+    if not settings.shuffle:
+        raise ConfigError("class_balanced draws samples anew; set data.shuffle=true", key="data.sampling")
+    return labels
 
 
 def eval_loader(
-    reader: ShardReader, settings: DataSettings, *, limit: int | None = None, pin: bool = False
+    reader: ShardReader,
+    settings: DataSettings,
+    *,
+    limit: int | None = None,
+    sample: int | None = None,
+    pin: bool = False,
 ) -> NativeLoader:
-    """The loader of an evaluation: every sample once in the order of ids, `limit` batches at most.
+    """The loader of an evaluation: every sample once in the order of ids, `limit` batches at most. `sample` takes only
+    so many samples, drawn by the seed, the same each time.
 
     A few batches are read sooner here than by workers that have to be started for them.
     """
-    order = EvalOrder(reader.source.ids, settings.eval_batch_size, limit=limit)
+    order = EvalOrder(reader.source.ids, settings.eval_batch_size, limit=limit, sample=sample, seed=reader.seed)
     workers = 0 if order.steps_per_epoch < 2 * settings.workers else settings.workers
     return NativeLoader(reader, order, settings, pin=pin, workers=workers)
 

@@ -3,6 +3,8 @@
 Step k belongs to epoch k // steps_per_epoch, whose permutation is keyed by the epoch, and takes the next slice of it.
 So a resume at any step costs one permutation and reads nothing that was skipped. A batch is cut into shards as evenly
 as can be, the first ones larger; in a tail batch smaller than the shards the last ones are absent.
+Where samples are drawn with replacement, the draws of one sample within an epoch are told apart by their occurrence,
+which is part of the key of its augmentation.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What a worker is asked for: the positions of one shard's samples in their source, in order."""
+    """What a worker is asked for: the positions of one shard's samples in their source, in order.
+
+    `occurrences` says of each the how-manieth draw of its sample in the epoch it is; None: the first, all of them.
+    """
 
     step: int
     epoch: int
     shard: int
     positions: IntArray
+    occurrences: IntArray | None = None
 
 
 class Order(Protocol):
@@ -65,29 +71,43 @@ class Batching:
 
 
 class TrainOrder:
-    """Epochs without replacement over `size` samples, each in an order of its own."""
+    """Epochs over `size` samples, each in an order of its own: without replacement, or, where `labels` are given (the
+    class of each sample, int64), with replacement and every class that has samples equally likely.
+    """
 
-    def __init__(self, size: int, batching: Batching, seed: int = 0) -> None:
+    def __init__(self, size: int, batching: Batching, seed: int = 0, labels: IntArray | None = None) -> None:
         self.size, self.batching, self.seed = size, batching, seed
         self.steps_per_epoch = batching.steps(size)
-        self._cached: tuple[int, IntArray] = (-1, np.arange(0))
+        self._members = None if labels is None else _Members(labels)
+        self._cached: tuple[int, IntArray, IntArray | None] = (-1, np.arange(0), None)
 
     def permutation(self, epoch: int) -> IntArray:
         """The positions of an epoch in order, int64 (size,); the last epoch asked for is kept."""
+        return self._epoch(epoch)[0]
+
+    def _epoch(self, epoch: int) -> tuple[IntArray, IntArray | None]:
         if not self.batching.shuffle:
-            return np.arange(self.size)
+            return np.arange(self.size), None
         if self._cached[0] != epoch:
-            drawn = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
-            self._cached = (epoch, drawn.numpy())
-        return self._cached[1]
+            drawn = generator(self.seed, "order", epoch)
+            if self._members is None:
+                self._cached = (epoch, torch.randperm(self.size, generator=drawn).numpy(), None)
+            else:
+                positions = self._members.draw(self.size, drawn)
+                self._cached = (epoch, positions, occurrences(positions))
+        return self._cached[1:]
 
     def batch(self, step: int) -> list[ShardPlan]:
         """The shards of a step."""
         epoch, within = divmod(step, self.steps_per_epoch)
+        positions, repeats = self._epoch(epoch)
         size = self.batching.batch_size
-        positions = self.permutation(epoch)[within * size : (within + 1) * size]
-        pieces = np.array_split(positions, self.batching.shards)
-        return [ShardPlan(step, epoch, shard, piece) for shard, piece in enumerate(pieces) if len(piece)]
+        rows = np.arange(within * size, min((within + 1) * size, self.size))
+        return [
+            ShardPlan(step, epoch, shard, positions[piece], None if repeats is None else repeats[piece])
+            for shard, piece in enumerate(np.array_split(rows, self.batching.shards))
+            if len(piece)
+        ]
 
     def smallest_shard(self) -> int:
         """The fewest samples any shard of an epoch holds."""
@@ -97,13 +117,47 @@ class TrainOrder:
         return min(len(piece) for piece in pieces if len(piece))
 
 
-class EvalOrder:
-    """Every sample once, by ascending id, in batches of one shard. `limit` keeps the first batches only."""
+class _Members:
+    """The positions of the samples of each class, one class after another."""
 
-    def __init__(self, ids: IntArray, batch_size: int, *, limit: int | None = None) -> None:
+    def __init__(self, labels: IntArray) -> None:
+        self.positions = np.argsort(labels, kind="stable")
+        _, self.starts, self.sizes = np.unique(labels[self.positions], return_index=True, return_counts=True)
+
+    def draw(self, count: int, drawn: torch.Generator) -> IntArray:
+        """`count` positions with replacement: a class, all equally likely, then a sample of it."""
+        classes = torch.randint(len(self.sizes), (count,), generator=drawn).numpy()
+        shares = torch.rand(count, dtype=torch.float64, generator=drawn).numpy()
+        within = (shares * self.sizes[classes]).astype(np.int64)
+        found: IntArray = self.positions[self.starts[classes] + within]
+        return found
+
+
+def occurrences(positions: IntArray) -> IntArray:
+    """For each position how often it came before in the same array, int64."""
+    order = np.argsort(positions, kind="stable")
+    ordered = positions[order]
+    firsts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lengths = np.diff(np.r_[firsts, len(positions)])
+    counted = np.empty(len(positions), np.int64)
+    counted[order] = np.arange(len(positions)) - np.repeat(firsts, lengths)
+    return counted
+
+
+class EvalOrder:
+    """Every sample once, by ascending id, in batches of one shard. `limit` keeps the first batches only; `sample` keeps
+    so many samples, the same each time, drawn by `seed`.
+    """
+
+    def __init__(
+        self, ids: IntArray, batch_size: int, *, limit: int | None = None, sample: int | None = None, seed: int = 0
+    ) -> None:
         self.positions = np.argsort(ids, kind="stable")
+        if sample is not None:
+            drawn = torch.randperm(len(ids), generator=generator(seed, "watch")).numpy()
+            self.positions = self.positions[np.sort(drawn[:sample])]
         self.batch_size = batch_size
-        whole = -(-len(ids) // batch_size)
+        whole = -(-len(self.positions) // batch_size)
         self.steps_per_epoch = whole if limit is None else min(limit, whole)
 
     def batch(self, step: int) -> list[ShardPlan]:

@@ -1,8 +1,8 @@
 """Reads one shard: samples, their transforms, their digests, one block of memory. It runs in the loader's workers.
 
-Every sample is drawn under its own key (seed, epoch, sample id), so neither the worker that reads it nor what was read
-before changes a pixel. The stored content is digested before any transform, the finished shard after: the first tells a
-changed data set, the second a changed pipeline.
+Every sample is drawn under its own key (seed, epoch, sample id, occurrence), so neither the worker that reads it nor
+what was read before changes a pixel. The stored content is digested before any transform, the finished shard after: the
+first tells a changed data set, the second a changed pipeline.
 """
 
 from __future__ import annotations
@@ -80,19 +80,22 @@ class ShardReader:
         contents = np.empty((len(plan.positions), 2), np.uint64)
         samples = []
         for row, position in enumerate(plan.positions.tolist()):
-            sample, contents[row] = self.sample(position, plan.epoch)
+            occurrence = 0 if plan.occurrences is None else int(plan.occurrences[row])
+            sample, contents[row] = self.sample(position, plan.epoch, occurrence)
             samples.append(sample)
         ids = self.source.ids[plan.positions]
         fields = {name: self._joined(name, [sample[name] for sample in samples], plan) for name in samples[0]}
         return Shard(ids, fields, fields_digest(fields), contents)
 
-    def sample(self, position: int, epoch: int) -> tuple[Sample, tuple[int, int]]:
-        """One transformed sample and the digests of its stored content and target."""
+    def sample(self, position: int, epoch: int, occurrence: int = 0) -> tuple[Sample, tuple[int, int]]:
+        """One transformed sample and the digests of its stored content and target. `occurrence` counts its draws within
+        an epoch.
+        """
         with _named(self.source, position):
             sample = self.source[position]
             contents = content_digest(sample)
             if self.transforms:
-                seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), 0, 0))
+                seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), occurrence, 0))
             for transform in self.transforms:
                 sample = transform(sample)
         return sample, contents
