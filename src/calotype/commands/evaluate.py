@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calotype.commands._model import chosen, named_run, take_weights
 from calotype.commands.status import add_run
 from calotype.errors import DataError, DiffersError, UsageError
 
@@ -123,24 +124,13 @@ def load(
     `run` is a run folder, an id, "last", or a checkpoint folder of a run. `checkpoint` is "best" (the last one, where
     no best is kept), "last" or a folder's name. Raises UsageError, CheckpointError, RefusedError.
     """
-    from calotype.record.folder import RunFolder
-
-    path = Path(run)
-    if (path / "manifest.json").is_file():
-        run, checkpoint = path.resolve().parent.parent, path.resolve().name
-    folder = RunFolder.find(run, runs)
+    folder, name = named_run(run, checkpoint, runs)
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
-    from calotype.engine.checkpoint import Checkpoints
-    from calotype.engine.state import load_exact
 
     config: Config = recorded_config(folder, overrides, trust)
     assembly = assemble(config.tree, frozen(folder.record()))
-    found = Checkpoints(folder.checkpoints)
-    chosen = found.named("last" if checkpoint == "best" and not found.has_best() else checkpoint)
-    task = assembly.parts.task
-    load_exact(task.network, chosen.model(), str(chosen.folder))
-    task.load_state_dict(chosen.training()["task"], strict=False)
-    task.eval()
+    found, task = chosen(folder, name), assembly.parts.task
+    take_weights(task, found)
     changed = changes(folder, config, assembly, data_lock(assembly, config.tree))
-    return Loaded(folder.path, chosen.folder.name, chosen.step, config.tree, task, assembly, changed)
+    return Loaded(folder.path, found.folder.name, found.step, config.tree, task, assembly, changed)

@@ -136,6 +136,7 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
     """A new run of the config that `overrides` gave: its folder and record, then the training."""
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import data_lock
+    from calotype.commands._model import Image
     from calotype.record import record as records
     from calotype.record.folder import RunFolder
     from calotype.record.ownership import sign, statement
@@ -157,6 +158,8 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
                 exact=not assembly.inexact,
                 inexact=assembly.inexact,
                 weights=asdict(assembly.loaded) if assembly.loaded else None,
+                classes=list(assembly.data.classes),
+                input=asdict(Image.of(assembly.data)),
                 signature=sign(statement(text.encode(), command, search)),
             )
         except BaseException:
@@ -191,8 +194,8 @@ def go_on(
         if "data" not in {*found, *allowed}:
             lock.inherit(DataLock.load(folder.path))
         checkpoint = _newest(folder, assembly, strict=strict)
-        entry = {"resumed_at": checkpoint.step if checkpoint else 0, "allowed": sorted(found), "changed": found}
-        records.extend(folder, **entry)
+        step = checkpoint.step if checkpoint else 0
+        records.extend(folder, resumed_at=step, changed=found, allowed=sorted(found))
         return _Job(folder, config, assembly, lock, quiet).run(checkpoint, replanned="config" in found)
 
 
