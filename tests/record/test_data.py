@@ -85,6 +85,12 @@ def test_it_comes_back_from_disk_and_goes_on(root: Path, tmp_path: Path) -> None
     assert not other.splits["train"].seen.any()
 
 
+def test_ids_that_are_a_slice_with_a_step_come_back(root: Path, tmp_path: Path) -> None:
+    found = lock(root, np.arange(20)[1::3])
+    found.save(tmp_path)
+    assert DataLock.load(tmp_path).splits["train"].ids.tolist() == [1, 4, 7, 10, 13, 16, 19]
+
+
 def test_it_is_written_only_with_news(root: Path, tmp_path: Path) -> None:
     found = lock(root, [2])
     found.see("train", seen([2], [(1, 1)]))

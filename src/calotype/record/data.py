@@ -47,7 +47,8 @@ class SplitLock:
         files = {_relative(file, root): (file.stat().st_size, file.stat().st_mtime_ns) for file in source.files}
         containers = {_relative(file, root): digest for file, digest in source.containers.items()}
         empty = np.zeros((len(source), 2), np.uint64)
-        return cls(np.asarray(source.ids), empty, np.zeros(len(source), bool), files, containers)
+        # safetensors writes an array's memory as it lies: a slice with a step would be saved as other numbers
+        return cls(np.ascontiguousarray(source.ids), empty, np.zeros(len(source), bool), files, containers)
 
     def take(self, ids: IntArray, contents: DigestArray) -> IntArray:
         """Note the digests of samples; the ids of those that were known and differ."""
