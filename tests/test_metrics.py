@@ -11,7 +11,18 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from calotype.errors import ConfigError
-from calotype.metrics import F1, Accuracy, ConfusionMatrix, PerClass, confusion, count, iou, mean_iou, rank
+from calotype.metrics import (
+    F1,
+    Accuracy,
+    ConfusionMatrix,
+    ExactMatch,
+    PerClass,
+    confusion,
+    count,
+    iou,
+    mean_iou,
+    rank,
+)
 from calotype.types import Metric, Prediction, Shard
 from tests.contracts.metric import CLASSES, MetricContract
 
@@ -41,6 +52,34 @@ class TestPerClass(MetricContract):
 class TestConfusionMatrix(MetricContract):
     def make(self) -> ConfusionMatrix:
         return ConfusionMatrix(CLASSES)
+
+
+def many(count: int, seed: int = 0) -> tuple[Prediction, Shard]:
+    """Images of any number of labels, and scores of which some are on the threshold."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-2, 3, (count, CLASSES), generator=draw).float()
+    label = torch.rand(count, CLASSES, generator=draw) < 0.4
+    label = torch.where(torch.rand(count, 1, generator=draw) < 0.3, logits > 0, label)
+    ids = np.arange(count)
+    return Prediction(ids, {"logits": logits}), Shard(ids, {"label": label.float()})
+
+
+class TestExactMatch(MetricContract):
+    def make(self) -> ExactMatch:
+        return ExactMatch()
+
+    def batch(self, count: int, seed: int = 0) -> tuple[Prediction, Shard]:
+        return many(count, seed)
+
+
+class TestF1OfMany(TestExactMatch):
+    def make(self) -> F1:  # type: ignore[override]
+        return F1(CLASSES)
+
+
+class TestPerClassOfMany(TestExactMatch):
+    def make(self) -> PerClass:  # type: ignore[override]
+        return PerClass(NAMES, 0.6)
 
 
 class MeanScore:
@@ -94,6 +133,31 @@ def test_the_numbers_are_scikit_learns(seed: int, shown: int) -> None:
         np.testing.assert_allclose([ours[f"{measured}[{name}]"] for name in NAMES], expected)
     matrix = sklearn_metrics.confusion_matrix(label, predicted, labels=range(CLASSES))
     assert measure(ConfusionMatrix(CLASSES), logits, label) == {"confusion": matrix.tolist()}
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
+def test_the_numbers_of_many_labels_are_scikit_learns(threshold: float) -> None:
+    prediction, shard = many(50)
+    predicted, label = (prediction["logits"].double().sigmoid() > threshold).int(), shard["label"].int()
+
+    def of(metric: Metric) -> dict[str, object]:
+        metric.update(prediction, shard)
+        return metric.compute(metric.state())
+
+    assert of(ExactMatch(threshold)) == {"exact_match": sklearn_metrics.accuracy_score(label, predicted)}
+    assert sklearn_metrics.f1_score(label, predicted, average="macro") == pytest.approx(
+        of(F1(CLASSES, threshold))["f1"]
+    )
+    theirs = sklearn_metrics.precision_recall_fscore_support(label, predicted, zero_division=np.nan)
+    ours = of(PerClass(NAMES, threshold))
+    for measured, expected in zip(("precision", "recall", "f1"), theirs[:3], strict=True):
+        np.testing.assert_allclose([ours[f"{measured}[{name}]"] for name in NAMES], expected)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, float("nan")])
+def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+    with pytest.raises(ConfigError, match=f"threshold is {threshold}"):
+        ExactMatch(threshold)
 
 
 def test_a_class_nobody_names_is_left_out_of_the_mean() -> None:

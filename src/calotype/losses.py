@@ -42,6 +42,20 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         return losses.view_as(target) if self.reduction == "none" else losses
 
 
+class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+    """torch.nn.BCEWithLogitsLoss that takes the weights of positives as a list, one for each class.
+
+    Logits (n, C); targets float (n, C) in 0..1. "none" gives (n, C).
+    """
+
+    def __init__(self, pos_weight: Sequence[float] | Tensor | None = None, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction=reduction, pos_weight=_weights(pos_weight))
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Loss per class of each item, or reduced."""
+        return super().forward(input.to(_at_least_float32(input)), target)
+
+
 class FocalLoss(nn.Module):
     """Focal loss: -w_y (1 - p_y)^gamma log p_y of the softmax; gamma 0 is cross-entropy.
 

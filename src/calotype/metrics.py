@@ -6,10 +6,13 @@ classes leaves out the classes that neither a target nor a prediction names.
 Unusual: items are counted by an integer scatter_add rather than bincount, which on CUDA waits for the host to learn the
 largest value; integer sums don't depend on their order, so the result is the same on every device. Ties between
 scores go to the smaller class index, also in the top k, and a score that is not a number is never right.
+Where images have any number of labels, "label" is float (n, C) of 0 and 1, and a class is predicted whose probability,
+the sigmoid of its logit, is above a threshold.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -59,18 +62,40 @@ class Accuracy(Summed):
         return {name: _ratio(state["correct"], state["images"]).item()}
 
 
-class _PerClassCounts(Summed):
-    """Base of metrics made of each class's hits, targets and predictions."""
+class ExactMatch(Summed):
+    """Share of images whose labels are all found and no other: `exact_match`. For images of any number of labels."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(hits=(num_classes,), targets=(num_classes,), predictions=(num_classes,))
-        self.num_classes = num_classes
+    def __init__(self, threshold: float = 0.5) -> None:
+        super().__init__(correct=(), images=())
+        self._least = _logit(threshold)
 
     def update(self, prediction: Prediction, shard: Shard) -> None:
-        """Add a shard: "logits" (n, C) and "label" (n,)."""
-        predicted, label = prediction["logits"].argmax(1), shard["label"]
+        """Add a shard: "logits" (n, C) and "label" (n, C)."""
+        correct = ((prediction["logits"] > self._least) == (shard["label"] > 0.5)).all(1).sum()
+        self.add(correct=correct, images=torch.full_like(correct, len(shard["label"])))
+
+    def compute(self, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """`exact_match`, in 0..1."""
+        return {"exact_match": _ratio(state["correct"], state["images"]).item()}
+
+
+class _PerClassCounts(Summed):
+    """Base of metrics made of each class's hits, targets and predictions. `threshold` is for images of many labels."""
+
+    def __init__(self, num_classes: int, threshold: float = 0.5) -> None:
+        super().__init__(hits=(num_classes,), targets=(num_classes,), predictions=(num_classes,))
+        self.num_classes = num_classes
+        self._least = _logit(threshold)
+
+    def update(self, prediction: Prediction, shard: Shard) -> None:
+        """Add a shard: "logits" (n, C) and "label" (n,), or (n, C) where images have any number of labels."""
+        logits, label = prediction["logits"], shard["label"]
+        if label.dim() == 2:
+            found, true = logits > self._least, label > 0.5
+            return self.add(hits=(found & true).sum(0), targets=true.sum(0), predictions=found.sum(0))
+        predicted = logits.argmax(1)
         hit = torch.where(predicted == label, label, self.num_classes)
-        self.add(
+        return self.add(
             hits=count(hit, self.num_classes),
             targets=count(label, self.num_classes),
             predictions=count(predicted, self.num_classes),
@@ -88,8 +113,8 @@ class F1(_PerClassCounts):
 class PerClass(_PerClassCounts):
     """Recall, precision and F1 of each class, under the names in `classes`."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__(len(classes))
+    def __init__(self, classes: Sequence[str], threshold: float = 0.5) -> None:
+        super().__init__(len(classes), threshold)
         self.classes = tuple(classes)
 
     def compute(self, state: Mapping[str, Tensor]) -> dict[str, float]:
@@ -160,3 +185,10 @@ def mean_iou(matrix: Tensor, without: Sequence[int] = ()) -> float:
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return part.double() / whole.double()
+
+
+def _logit(threshold: float) -> float:
+    """The logit of a probability. Raises ConfigError outside 0..1."""
+    if not 0 < threshold < 1:
+        raise ConfigError(f"threshold is {threshold}, and must be between 0 and 1")
+    return math.log(threshold / (1 - threshold))

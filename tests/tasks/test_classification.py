@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from calotype.errors import ConfigError, DataError
-from calotype.losses import CrossEntropyLoss, FocalLoss
+from calotype.losses import BCEWithLogitsLoss, CrossEntropyLoss, FocalLoss
 from calotype.metrics import ConfusionMatrix
 from calotype.models.classification import SmallCNN
-from calotype.tasks.classification import Classification
+from calotype.tasks.classification import Classification, MultiLabel
 from calotype.types import Shard
 from tests.contracts.task import TaskContract
 
@@ -71,6 +71,26 @@ class TestFocal(TestCrossEntropy):
 class TestLossOfAThirdParty(TestCrossEntropy):
     def make(self) -> Any:
         return Classification(network(), OwnLoss())
+
+
+def many(ids: Sequence[int]) -> Shard:
+    """Any number of labels an image, some with none."""
+    plain = shard(ids)
+    label = torch.tensor([[float((i >> c) & 1) for c in range(CLASSES)] for i in ids])
+    return replace(plain, fields={**plain.fields, "label": label})
+
+
+class TestMultiLabel(TaskContract):
+    def make(self) -> Any:
+        return MultiLabel(network())
+
+    def shard(self, ids: Sequence[int]) -> Shard:
+        return many(ids)
+
+
+class TestWeightedMultiLabel(TestMultiLabel):
+    def make(self) -> Any:
+        return MultiLabel(network(), BCEWithLogitsLoss(WEIGHTS), NORMALIZE)
 
 
 class TestMixedLabels(TestCrossEntropy):
@@ -266,3 +286,55 @@ def test_a_metric_that_lacks_a_method_is_refused() -> None:
     metrics: Any = {"good": ConfusionMatrix(CLASSES), "half": Half()}
     with pytest.raises(ConfigError, match=r"^module\.metrics\.half: a metric needs state, compute, and this is a Half"):
         Classification(network(), metrics=metrics)
+
+
+@pytest.mark.parametrize("loss", [None, nn.BCEWithLogitsLoss(), BCEWithLogitsLoss(WEIGHTS)])
+def test_many_labels_have_pytorchs_mean(loss: nn.Module | None) -> None:
+    task, batch = MultiLabel(network(), loss), many(range(8))
+    weight = torch.tensor(WEIGHTS) if isinstance(loss, BCEWithLogitsLoss) else None
+    for training in (True, False):
+        logits = task.train(training).network(batch["image"] / 255)
+        expected = F.binary_cross_entropy_with_logits(logits, batch["label"], pos_weight=weight)
+        torch.testing.assert_close(task(batch, task.counts(batch)).value, expected)
+
+
+def test_many_labels_are_measured_class_by_class_under_their_names() -> None:
+    task, batch = MultiLabel(network(), classes="abcdef").eval(), many(range(40))
+    with torch.no_grad():
+        prediction = task.predict(batch)
+    results: dict[str, float] = {}
+    for factory in task.metrics().values():
+        metric = factory()
+        metric.update(prediction, batch)
+        results |= metric.compute(metric.state())
+    assert {"f1", "f1[a]", "recall[f]", "precision[c]", "exact_match"} <= set(results)
+    right = ((prediction["logits"].sigmoid() > 0.5) == batch["label"].bool()).all(1).double().mean().item()
+    assert results["exact_match"] == right
+
+
+def test_names_of_other_classes_are_not_the_networks() -> None:
+    assert Classification(network(), classes=("cat", "dog")).classes == tuple("012345")
+    assert Classification(network(), classes="uvwxyz").classes == tuple("uvwxyz")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (torch.tensor([0, 1, 2]), r"label is \(3,\) int64, and must be float, a 0 or 1 for each of 6 classes"),
+        (torch.zeros(3, 4), r"label is \(3, 4\) float32"),
+        (torch.zeros(3, 6, dtype=torch.int64), r"label is \(3, 6\) int64"),
+        (torch.tensor([[0.0] * 6, [2.0] * 6, [0.0] * 6]), r"sample 20 has labels \[2\.0, .*outside 0\.\.1"),
+        (torch.full((3, 6), float("nan")), "sample 10 has labels"),
+    ],
+)
+def test_labels_that_are_not_many_are_refused(label: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        MultiLabel(network()).counts(replace(shard([10, 20, 30]), fields={"label": label}))
+
+
+def test_training_on_many_labels_never_waits_for_the_device() -> None:
+    batch, task = many(range(4)), MultiLabel(network(), normalize=NORMALIZE)
+    counts = task.counts(batch)
+    task.to("meta")
+    task(batch.to("meta"), counts).value.backward()
+    task.eval().evaluate(batch.to("meta"), counts)

@@ -1,7 +1,8 @@
-"""Classification: one label per image.
+"""Classification: one label per image, or any number of them.
 
 Reads "image" and "label" of a shard. uint8 images are scaled to 0..1 on the device, float ones are in 0..1 already;
-then they are normalised. Labels are int64 (n,), or class probabilities (n, C) as mixing transforms make them.
+then they are normalised. Labels are int64 (n,), or class probabilities (n, C) as mixing transforms make them; for
+`MultiLabel` they are float (n, C) of 0 and 1.
 Unusual: mean and standard deviation are kept outside buffers and state dict, since they belong to the config and not to
 the weights, and reach the device with the first batch; `evaluate` gives loss and prediction from one forward pass.
 """
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from calotype.errors import ConfigError, DataError
-from calotype.losses import CrossEntropyLoss
-from calotype.metrics import F1, Accuracy
+from calotype.losses import BCEWithLogitsLoss, CrossEntropyLoss
+from calotype.metrics import F1, Accuracy, ExactMatch, PerClass
 from calotype.types import Counts, Loss, Prediction, Term
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Classification(nn.Module):
     used with "none" and divided by the batch's images, or by the weights of their targets where it has class weights;
     any other is taken as the mean over a shard's images. `normalize` is {"mean": [...], "std": [...]} per channel.
     `metrics` maps names to metrics and replaces the default: accuracy, top-5 beyond five classes, macro F1.
-    `num_classes` is the network's own where it has such an attribute.
+    `num_classes` is the network's own where it has such an attribute; `classes` are their names, for people.
     """
 
     def __init__(
@@ -59,12 +60,15 @@ class Classification(nn.Module):
         normalize: Mapping[str, Sequence[float]] | None = None,
         metrics: Mapping[str, Metric] | None = None,
         num_classes: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.num_classes = _classes_of(network) if num_classes is None else num_classes
-        self.loss = _unreduced(CrossEntropyLoss() if loss is None else loss)
-        self._class_weights = _divisors(self.loss, self.num_classes)
+        named = classes is not None and len(classes) == self.num_classes
+        self.classes = tuple(classes) if classes and named else tuple(map(str, range(self.num_classes)))
+        self.loss = _unreduced(self._default_loss() if loss is None else loss)
+        self._class_weights = self._divisors()
         self._whole_batch = _mean_of(self.loss) if self._class_weights is None else None
         self._per_item = hasattr(self.loss, "reduction")
         self._normalize = _affine(normalize)
@@ -80,8 +84,7 @@ class Classification(nn.Module):
         label = shard["label"]
         if label.is_cuda:
             label = label.cpu()
-        if label.dim() == 1:
-            self._check(shard, label)
+        self._check(shard, label)
         counts = {"images": float(len(label))}
         if self._class_weights is not None:
             weights = self._class_weights[label] if label.dim() == 1 else label.double() @ self._class_weights
@@ -124,6 +127,8 @@ class Classification(nn.Module):
         if self.training and self._whole_batch is not None and len(label) == counts["images"]:
             return Loss(self._whole_batch[0](logits, label))
         losses = self.loss(logits, label)
+        if losses.dim() == 2:
+            losses = losses.mean(1)
         total = losses.sum() if self._per_item else losses * len(label)
         divisor = counts["weight"] if "weight" in counts else counts["images"]
         # a shard's part of the divisor by its images: sums to the divisor over the batch without asking the device
@@ -131,6 +136,8 @@ class Classification(nn.Module):
         return Loss(total / divisor if divisor else total * 0, {"loss": Term(total.detach(), items)})
 
     def _check(self, shard: Shard, label: Tensor) -> None:
+        if label.dim() != 1:
+            return
         # Python's min and max of a list take a fifth of the time of NumPy's or torch's for the labels of a batch
         numbers = label.tolist()
         if numbers and not 0 <= min(numbers) <= max(numbers) < self.num_classes:
@@ -140,6 +147,12 @@ class Classification(nn.Module):
                 f"sample {shard.ids[wrong]} has label {values[wrong]}, outside 0..{self.num_classes - 1}; "
                 "correct the label or the network's number of classes"
             )
+
+    def _default_loss(self) -> nn.Module:
+        return CrossEntropyLoss()
+
+    def _divisors(self) -> Tensor | None:
+        return _divisors(self.loss, self.num_classes)
 
     def _default_metrics(self) -> dict[str, Metric]:
         metrics: dict[str, Metric] = {"accuracy": Accuracy()}
@@ -160,6 +173,36 @@ def _checked(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
                 key=f"module.metrics.{name}",
             )
     return dict(metrics)
+
+
+class MultiLabel(Classification):
+    """Classification of images that have any number of labels: each class is a question of its own.
+
+    As `Classification`, but "label" is float (n, C) of 0 and 1 and `loss` binary cross-entropy where none is given; one
+    that gives a value for each class is averaged over them. The default metrics take a class as predicted whose
+    probability is above one half: macro F1, precision, recall and F1 of each class, share of exact matches.
+    """
+
+    def _check(self, shard: Shard, label: Tensor) -> None:
+        if label.dim() != 2 or label.shape[1] != self.num_classes or not label.is_floating_point():
+            raise DataError(
+                f"label is {tuple(label.shape)} {str(label.dtype).removeprefix('torch.')}, and must be float, a 0 or 1 "
+                f"for each of {self.num_classes} classes; with one class an image the task is Classification "
+                "(task=classification)"
+            )
+        wrong = ~((label >= 0) & (label <= 1)).all(1)
+        if wrong.any():
+            row = int(wrong.int().argmax())
+            raise DataError(f"sample {shard.ids[row]} has labels {label[row].tolist()}, outside 0..1; correct them")
+
+    def _default_loss(self) -> nn.Module:
+        return BCEWithLogitsLoss()
+
+    def _divisors(self) -> Tensor | None:
+        return None
+
+    def _default_metrics(self) -> dict[str, Metric]:
+        return {"f1": F1(self.num_classes), "per_class": PerClass(self.classes), "exact_match": ExactMatch()}
 
 
 def _classes_of(network: nn.Module) -> int:
