@@ -53,9 +53,13 @@ def data_lock(assembly: Assembly, tree: Mapping[str, Any]) -> DataLock:
     return DataLock({name: SplitLock.of(source, root) for name, source in assembly.data.sources.items()})
 
 
-def changes(folder: RunFolder, config: Config, assembly: Assembly, lock: DataLock) -> dict[str, list[str]]:
-    """What differs from the record, by part; parts without a difference are left out."""
-    old, record = DataLock.load(folder.path), folder.record()
+def changes(
+    folder: RunFolder, config: Config, assembly: Assembly, lock: DataLock, old: DataLock | None = None
+) -> dict[str, list[str]]:
+    """What differs from the record, by part; parts without a difference are left out. `old` is the lock to compare
+    with, by default the one that the run goes on with.
+    """
+    old, record = old or DataLock.load(folder.path), folder.record()
     found = differences(old, lock)
     if found or (touched(old, lock) and sum(len(split.ids) for split in lock.splits.values()) <= READ_AT_ONCE):
         digest = locate("calotype.data.reader.content_digests")

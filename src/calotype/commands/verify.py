@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from calotype.errors import DiffersError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
-    from calotype.record.compare import Difference, Length
+    from calotype.record.compare import Comparison, Difference, Length
     from calotype.record.data import DataLock
     from calotype.record.folder import RunFolder
+    from calotype.record.record import Departure
     from calotype.types import Shard
 
 HELP = "Run a run again and compare it bit for bit: equal, or the first step that differs and in what (exit 5)."
@@ -28,7 +29,7 @@ QUICK = 20
 @dataclass(slots=True)
 class Verdict:
     """What verify found. `changed` is what is not as recorded, `difference` the first line of the journals that
-    differs.
+    differs, `kept` what of the folder's files is not what the journal says, `left` why later steps are not compared.
     """
 
     run: str
@@ -39,11 +40,13 @@ class Verdict:
     difference: Difference | None = None
     exact: bool = True
     allowed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    left: Departure | None = None
 
     @property
     def equal(self) -> bool:
         """Whether every bit that was compared is equal."""
-        return self.difference is None
+        return self.difference is None and not self.kept
 
     @property
     def holds(self) -> bool:
@@ -100,6 +103,8 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "changed": verdict.changed,
         "difference": found and {"step": found.step, "what": found.what, "recorded": found.recorded, "now": found.now},
         "tensors": found.tensors if found else [],
+        "kept": verdict.kept,
+        "resumed": verdict.left and {"step": verdict.left.step, "changed": dict(verdict.left.changed)},
     }
 
 
@@ -108,11 +113,16 @@ def told(verdict: Verdict) -> str:
     lines = [f"  not as recorded, {part}: {text}" for part, texts in verdict.changed.items() for text in texts]
     if not verdict.exact:
         lines.append("  the record says exact: false, so equal bits were never promised")
-    found = verdict.difference
-    if found is None:
+    lines += [f"  {text}" for text in verdict.kept]
+    if verdict.left:
+        lines.append(f"  steps {verdict.left.step}.. are not compared: {verdict.left}")
+    found, journals = verdict.difference, f"{verdict.steps} steps and {verdict.events} events"
+    if found is None and verdict.kept:
+        lines.append(f"differs in the files above; computed again, {journals} are equal")
+    elif found is None:
         extent = "the whole run" if verdict.whole else "the start of the run"
         but = "" if verdict.holds else ", but not from what was recorded"
-        lines.append(f"equal{but}: {verdict.steps} steps and {verdict.events} events, {extent}")
+        lines.append(f"equal{but}: {journals}, {extent}")
     else:
         lines.append(f"differs first at step {found.step} in {found.what}: {found.recorded} recorded, {found.now} now")
         if found.tensors:
@@ -133,74 +143,96 @@ def verify(
     """Run `run` again, or its first `steps` steps, in a folder of its own, and compare the journals.
 
     `resume_at` stops it after so many steps and goes on in freshly built objects. An unfinished run is compared as far
-    as it came. Raises what a run raises; a difference is no error here but part of the verdict.
+    as it came, one that was resumed with changed inputs up to there. What lies in the folder is compared with the
+    journal. Raises what a run raises; a difference is no error here but part of the verdict.
     """
     from calotype.record.folder import RunFolder
 
     folder = RunFolder.find(run, runs)
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
-    from calotype.record.compare import compare, length
-    from calotype.record.journal import JOURNAL
-    from calotype.record.record import PARTS
+    from calotype.commands._kept import kept_differences
+    from calotype.record.data import DataLock
+    from calotype.record.record import PARTS, departure
 
     if unknown := sorted(set(allow_changed) - set(PARTS)):
         raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
-    record, journal = folder.record(), folder.path / JOURNAL
-    recorded = length(journal)
-    _check_whole(folder, ended=recorded.ended)
-    limit = _extent(recorded, steps, resume_at)
+    record = folder.record()
+    _check_whole(folder)
+    reach = _Reach.of(folder, departure(record), steps, resume_at)
     config = recorded_config(folder, overrides, trust)
     assembly = assemble(config.tree, frozen(record))
-    lock = data_lock(assembly, config.tree)
-    changed = changes(folder, config, assembly, lock)
+    lock, then = data_lock(assembly, config.tree), DataLock.load(folder.path, first=True)
+    changed = changes(folder, config, assembly, lock, then)
     if recomposed := _recomposed(record, folder):
         changed["config"] = [*changed.get("config", []), *recomposed]
-    with tempfile.TemporaryDirectory(prefix="calotype-verify-") as temporary:
-        again = RunFolder(Path(temporary))
-        assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=recorded.ended_by_time)
-        seen = _Seen(folder, lock)
-        if resume_at is not None:
-            _stretch(assembly, again, seen, resume_at)
-            assembly = assemble(config.tree, frozen(record))
-            assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=recorded.ended_by_time)
-        _stretch(assembly, again, seen, limit)
-        result = compare(journal, again.path / JOURNAL, whole=limit is None)
+    seen = _Seen(lock, then)
+    result = _compute_again(folder, reach, assembly, lambda: assemble(config.tree, frozen(record)), seen)
     if seen.changed:
         changed["data"] = [*changed.get("data", []), *seen.told()]
     return Verdict(
         folder.name,
         result.steps,
         result.events,
-        limit is None,
+        reach.limit is None and reach.left is None,
         changed,
         result.difference,
         bool(record.get("exact", True)),
         list(allow_changed),
+        kept_differences(folder),
+        reach.left,
     )
 
 
-def _check_whole(folder: RunFolder, *, ended: bool) -> None:
+def _check_whole(folder: RunFolder) -> None:
     """Raises DiffersError for a journal that has lost its end: the lines that are left would compare as equal."""
     from calotype.engine.checkpoint import Checkpoints
+    from calotype.record.compare import length
     from calotype.record.journal import JOURNAL
 
     checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
     written = int(checkpoint.training()["journal"]["length"]) if checkpoint else 0
     path = folder.path / JOURNAL
+    ended = length(path).ended
     there = path.stat().st_size if path.is_file() else 0
     if there < written or (folder.status().get("state") == "done" and not ended):
         raise DiffersError(f"{path} has lost its end: it has {there} bytes, and had {written} at the last checkpoint")
 
 
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """What to compare: all that is `recorded` or up to step `limit`, stopped and resumed at `resume_at`. Where the run
+    `left` its record, `recorded` ends there.
+    """
+
+    recorded: Length
+    left: Departure | None
+    limit: int | None
+    resume_at: int | None
+
+    @classmethod
+    def of(cls, folder: RunFolder, left: Departure | None, steps: int | None, resume_at: int | None) -> _Reach:
+        """Raises UsageError where there is nothing to do."""
+        from calotype.record.compare import length
+        from calotype.record.journal import JOURNAL
+
+        recorded = length(folder.path / JOURNAL, left.size if left else None)
+        if recorded.steps == 0:
+            raise UsageError(f"{folder.name} has no step to compare: {left or folder.standing()}")
+        if steps is not None and steps < 1:
+            raise UsageError(f"--steps {steps}: compare at least one step")
+        reach = recorded.steps if steps is None else min(steps, recorded.steps)
+        if resume_at is not None and not 0 < resume_at < reach:
+            raise UsageError(f"--resume-at {resume_at}: the run has steps 1..{reach - 1} to stop after")
+        return cls(recorded, left, None if steps is None and recorded.ended else reach, resume_at)
+
+
 class _Seen:
     """Compares the samples that are read with the recorded digests, and remembers those that differ."""
 
-    def __init__(self, folder: RunFolder, lock: DataLock) -> None:
-        from calotype.record.data import DataLock
-
+    def __init__(self, lock: DataLock, then: DataLock) -> None:
         self.lock = lock
-        self.lock.inherit(DataLock.load(folder.path))
+        self.lock.inherit(then)
         self.changed: dict[str, set[int]] = {}
 
     def __call__(self, split: str, shard: Shard) -> None:
@@ -214,18 +246,6 @@ class _Seen:
             f"{split}: {len(ids)} of the samples read here differ from the recorded ones (ids {sorted(ids)[:5]})"
             for split, ids in self.changed.items()
         ]
-
-
-def _extent(recorded: Length, steps: int | None, resume_at: int | None) -> int | None:
-    """The step at which to stop, None for the end of the run. Raises UsageError where there is nothing to do."""
-    if recorded.steps == 0:
-        raise UsageError("the run's journal has no step to compare")
-    if steps is not None and steps < 1:
-        raise UsageError(f"--steps {steps}: compare at least one step")
-    reach = recorded.steps if steps is None else min(steps, recorded.steps)
-    if resume_at is not None and not 0 < resume_at < reach:
-        raise UsageError(f"--resume-at {resume_at}: the run has steps 1..{reach - 1} to stop after")
-    return None if steps is None and recorded.ended else reach
 
 
 def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> list[str]:
@@ -250,8 +270,28 @@ def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> list[str]:
     return [f"the run's command gives {text}" for text in found]
 
 
-def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | None) -> None:
-    """Train in `folder` from where it stands to the end, or until so many steps are done."""
+def _compute_again(
+    folder: RunFolder, reach: _Reach, assembly: Assembly, reassemble: Callable[[], Assembly], seen: _Seen
+) -> Comparison:
+    """Run again in a folder that goes, and compare the journals. `reassemble` gives fresh objects to resume in."""
+    from calotype.record.compare import compare
+    from calotype.record.folder import RunFolder
+    from calotype.record.journal import JOURNAL
+
+    with tempfile.TemporaryDirectory(prefix="calotype-verify-") as temporary:
+        again = RunFolder(Path(temporary))
+        for until in [reach.resume_at, reach.limit] if reach.resume_at is not None else [reach.limit]:
+            assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=reach.recorded.ended_by_time)
+            _stretch(assembly, again, seen, until, finish=reach.left is not None and until == reach.recorded.steps)
+            assembly = reassemble() if until != reach.limit else assembly
+        size = reach.left.size if reach.left else None
+        return compare(folder.path / JOURNAL, again.path / JOURNAL, whole=reach.limit is None, size=size)
+
+
+def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | None, *, finish: bool = False) -> None:
+    """Train in `folder` from where it stands to the end, or until so many steps are done; `finish`: and the last of
+    them with its evaluation and checkpoint.
+    """
     from calotype.commands._execute import Execution
     from calotype.engine.checkpoint import Checkpoints
 
@@ -259,9 +299,13 @@ def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | No
     checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
 
     def stop(step: int) -> str | None:
-        return "verify" if until is not None and step >= until else None
+        return "verify" if until is not None and step >= until + finish else None
 
-    execution = Execution(assembly, folder, seen, lambda _: None, quiet=True, stop=stop)
+    def saved(step: int) -> None:
+        if until is not None and step >= until:
+            raise Interrupted("verify")
+
+    execution = Execution(assembly, folder, seen, saved, quiet=True, stop=stop)
     try:
         execution.run(checkpoint)
     except Interrupted:

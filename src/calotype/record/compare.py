@@ -48,10 +48,10 @@ class Comparison:
     difference: Difference | None = None
 
 
-def length(path: Path) -> Length:
-    """How far a journal goes."""
+def length(path: Path, size: int | None = None) -> Length:
+    """How far a journal, or its first `size` bytes, goes."""
     steps, ended, by_time = 0, False, None
-    for line in read(path):
+    for line in read(path, size):
         if "event" not in line:
             steps = line["step"] + 1
         elif line["event"] == "end":
@@ -59,12 +59,12 @@ def length(path: Path) -> Length:
     return Length(steps, ended, by_time)
 
 
-def compare(recorded: Path, now: Path, *, whole: bool) -> Comparison:
-    """Compare two journals; without `whole` the second may be shorter."""
+def compare(recorded: Path, now: Path, *, whole: bool, size: int | None = None) -> Comparison:
+    """Compare two journals; without `whole` the second may be shorter. With `size` only so many bytes of the first."""
     result = Comparison()
-    lines = zip_longest(read(recorded), read(now))
+    lines = zip_longest(read(recorded, size), read(now))
     for old, new in lines:
-        if new is None and not whole:
+        if (new is None and not whole) or (old is None and size is not None):
             break
         found = _line_difference(old, new)
         if found is not None:

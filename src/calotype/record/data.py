@@ -107,12 +107,16 @@ class DataLock:
         self._settled |= {name for name, lock in self.splits.items() if lock.seen.all()}
 
     @classmethod
-    def load(cls, folder: Path) -> DataLock:
-        """Read a lock. Raises RunFolderError naming a file that can't be read."""
+    def load(cls, folder: Path, *, first: bool = False) -> DataLock:
+        """Read a run's lock; `first`: the one it began with, if it went on with changed data since. Raises
+        RunFolderError naming a file that can't be read.
+        """
+        kept = sorted(folder.glob("data-lock-*.safetensors"), key=lambda file: (len(file.name), file.name))
+        file = kept[0] if first and kept else folder / FILE
         try:
-            arrays = safetensors.numpy.load_file(folder / FILE)
+            arrays = safetensors.numpy.load_file(file)
         except (OSError, safetensors.SafetensorError) as error:
-            raise RunFolderError(f"{folder / FILE} can't be read: {error}") from error
+            raise RunFolderError(f"{file} can't be read: {error}") from error
         splits = {}
         for name in sorted({key.partition(".")[0] for key in arrays}):
             files = _lines(arrays[f"{name}.files"])
@@ -129,6 +133,11 @@ class DataLock:
             before = old.splits.get(name)
             if before is not None and np.array_equal(before.ids, lock.ids):
                 lock.contents, lock.seen = before.contents.copy(), before.seen.copy()
+
+
+def keep_lock(folder: Path, number: int) -> None:
+    """Keep a run's lock beside the one that will replace it."""
+    replace_file(folder / f"data-lock-{number}.safetensors", (folder / FILE).read_bytes())
 
 
 def touched(old: DataLock, new: DataLock) -> bool:

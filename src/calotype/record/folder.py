@@ -2,6 +2,7 @@
 
     runs/<experiment>/<id>/
       record.json  config.yaml  code.patch  data-lock.safetensors     what the run is, before its first step
+      data-lock-0.safetensors                                         the lock before a resume with changed data
       status.json                                                     how far it is, and its exit code
       journal.jsonl  clock.jsonl  train.log                           what it did
       checkpoints/  tensorboard/
@@ -134,6 +135,17 @@ class RunFolder:
         if status.get("state") == "running" and not self.in_use():
             status |= {"state": "killed", "exit_code": KILLED}
         return status
+
+    def standing(self) -> str:
+        """How the run stands and what to do, for a message about what it lacks."""
+        status = self.status()
+        state, step = status.get("state"), status.get("step", 0)
+        if state == "running":
+            return f"it is running, at step {step}; wait for it"
+        if state in ("killed", "interrupted"):
+            return f"it was {state} at step {step}; go on with it by `calotype train --resume {self.path}`"
+        message = f" ({status['message']})" if status.get("message") else ""
+        return f"its state is {state or 'unknown'}, at step {step}{message}; start a new run with `calotype train`"
 
     def set_status(self, state: str, **values: Any) -> None:
         """Write the status; values that are not given stay."""

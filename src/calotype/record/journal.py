@@ -78,13 +78,13 @@ def end_line(path: Path) -> None:
         path.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a log; a torn last one is left out."""
+def read(path: Path, size: int | None = None) -> Iterator[dict[str, Any]]:
+    """The whole lines of a log, or of its first `size` bytes; a torn last one is left out."""
     if not path.is_file():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") or (size is not None and file.tell() > size):
                 return
             try:
                 yield json.loads(line)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import calotype
 from calotype.errors import RunFolderError
 from calotype.files import replace_file, replace_json
-from calotype.record.data import DataLock
+from calotype.record.data import DataLock, keep_lock
 from calotype.record.environment import code, machine, packages, repository
 from calotype.record.folder import RunFolder
+from calotype.record.journal import JOURNAL
 
 VERSION = 1
 PARTS = ("config", "data", "code", "packages", "machine")
@@ -60,6 +62,7 @@ def write(folder: RunFolder, config: Mapping[str, Any], lock: DataLock, **values
         **surroundings(),
         "data": {name: split.summary() for name, split in lock.splits.items()},
         **values,
+        "cwd": str(Path.cwd()),
         "lineage": [],
     }
     try:
@@ -82,12 +85,43 @@ def complete(folder: RunFolder) -> None:
         replace_json(folder.path / "record.json", record | news)
 
 
-def extend(folder: RunFolder, **values: Any) -> None:
-    """Add an entry to the record's lineage."""
-    record = folder.record()
+def extend(folder: RunFolder, *, resumed_at: int, changed: Mapping[str, list[str]], **values: Any) -> None:
+    """Add a resume to the record's lineage, before anything was written in it. `changed` is what differs, by part.
+
+    The length of the journal goes with it, since a later resume may cut off what this one adds; a lock of data that
+    changed is kept, since the new data's will take its place.
+    """
+    record, journal = folder.record(), folder.path / JOURNAL
+    if "data" in changed:
+        keep_lock(folder.path, len(record["lineage"]))
+    size = journal.stat().st_size if journal.is_file() else 0
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    record["lineage"].append({"time": now, **values})
-    replace_json(folder.path / "record.json", record)
+    entry = {"time": now, "resumed_at": resumed_at, "journal": size, "changed": dict(changed), **values}
+    replace_json(folder.path / "record.json", record | {"lineage": [*record["lineage"], entry]})
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Where a run left its record: a resume at `step`, after `size` bytes of the journal, with changed inputs."""
+
+    step: int
+    size: int
+    changed: Mapping[str, list[str]]
+
+    def __str__(self) -> str:
+        parts = (f"{part} ({'; '.join(texts)})" for part, texts in self.changed.items())
+        return f"the run was resumed at step {self.step} with changed {', '.join(parts)}"
+
+
+def departure(record: Mapping[str, Any]) -> Departure | None:
+    """The first resume with changed inputs of which the journal still holds what followed; None if there is none."""
+    found: list[Departure] = []
+    for entry in record["lineage"]:
+        size = int(entry.get("journal", 0))
+        found = [before for before in found if before.size < size]
+        if entry.get("changed"):
+            found.append(Departure(int(entry["resumed_at"]), size, entry["changed"]))
+    return found[0] if found else None
 
 
 def changed_surroundings(record: Mapping[str, Any]) -> dict[str, list[str]]:
