@@ -49,7 +49,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["trian"], "there is no verb 'trian'; did you mean train?"),
-        (["xyz"], "there are: train, status, evaluate, verify, config"),
+        (["xyz"], f"there are: {', '.join(VERBS)}"),
         (["config"], "the following arguments are required: action"),
         (["config", "shwo"], "invalid choice: 'shwo'"),
         (["config", "show", "--jsn"], "unrecognized arguments: --jsn; did you mean --json?"),

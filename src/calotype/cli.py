@@ -20,6 +20,7 @@ from calotype.errors import CalotypeError, UsageError
 VERBS = {
     "train": "train from a config, or resume a run",
     "status": "say how a run is doing, and exit with its code",
+    "runs": "a table of the runs, newest or best first",
     "evaluate": "score a run or checkpoint on a split",
     "verify": "run a run again and compare it bit for bit",
     "config": "show a config, explain a key, compare two configs",

@@ -209,8 +209,18 @@ class Execution:
             epoch=self.assembly.plan.epoch(trainer.state.step),
             seconds=round(time.monotonic() - started, 3),
             results=plain(trainer.state.results),
+            best=_best(trainer),
             message=message,
         )
+
+
+def _best(trainer: Trainer) -> dict[str, Any] | None:
+    """The best value of the monitor so far and the step it was measured at, None before the first."""
+    step = trainer.checkpoints.best_of(trainer.state.scores)
+    if step is None:
+        return None
+    options, value = trainer.options, trainer.state.scores[step]
+    return {"monitor": options.monitor, "step": step, "maximise": options.maximise} | plain({"value": value})
 
 
 def plain(results: Mapping[str, float]) -> dict[str, float | str]:

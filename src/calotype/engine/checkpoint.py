@@ -208,6 +208,10 @@ class Checkpoints:
         there = set(self.names())
         return [step for step in self._ranked(scores) if name_of(step) in there][: self.keep_best]
 
+    def best_of(self, scores: Mapping[int, float]) -> int | None:
+        """The step with the best score, whether its checkpoint is kept or not."""
+        return next(iter(self._ranked(scores)), None)
+
     def improves(self, step: int, scores: Mapping[int, float]) -> bool:
         """Whether `step` is among the best so far, by the scores alone: what is on disk is no part of the record."""
         return step in self._ranked(scores)[: self.keep_best]
