@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+import calotype
 from calotype import cli
+from calotype.commands.status import runs_folder
+from calotype.errors import ConfigError, UsageError
 from calotype.record.folder import RunFolder
+from tests import harness
+from tests.runs import config
+from tests.toys.classification import ToyClassification
 
 
 @pytest.mark.parametrize(
@@ -43,3 +49,74 @@ def test_a_status_that_can_t_be_read_names_the_file(copy: Path, capfd: pytest.Ca
     (copy / "status.json").write_text('{"state": ')
     assert cli.main(["status", str(copy)]) == 1
     assert "status.json can't be read" in capfd.readouterr().err
+
+
+# --- a run that has nothing yet
+
+
+@pytest.fixture(scope="module")
+def failed(parity_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that failed at its first step."""
+    folder = tmp_path_factory.mktemp("failed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ToyClassification, "forward", lambda self, shard, counts: shard["mask"])
+        with pytest.raises(ConfigError, match="the first step failed"):
+            calotype.train(config(parity_root, folder), quiet=True)
+    return harness.only_run(folder / "runs")
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "told"),
+    [
+        ("status", 2, "{name}  failed  step 0 of "),
+        ("evaluate", 4, "{name} has no checkpoint: its state is failed, at step 0 ("),
+        ("verify", 2, "{name} has no step to compare: its state is failed, at step 0 ("),
+    ],
+)
+def test_a_run_that_failed_at_its_first_step_is_named_with_what_to_do(
+    failed: Path, capfd: pytest.CaptureFixture[str], verb: str, code: int, told: str
+) -> None:
+    assert cli.main([verb, "last", "--runs", str(failed.parent.parent)]) == code
+    out = "".join(capfd.readouterr())
+    assert told.format(name=f"{failed.parent.name}/{failed.name}") in out and "the first step failed" in out
+    assert "Traceback" not in out and (verb == "status" or "start a new run with `calotype train`" in out)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("killed", "was killed at step 3; go on with it by `calotype train --resume "),
+        ("interrupted", "was interrupted at step 3; go on with it by `calotype train --resume "),
+        ("running", "is running, at step 3; wait for it"),
+    ],
+)
+def test_a_run_that_may_still_come_to_something_says_so(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], state: str, told: str
+) -> None:
+    monkeypatch.setattr(RunFolder, "status", lambda _: {"state": state, "step": 3})
+    (copy / "journal.jsonl").unlink()
+    (copy / "checkpoints").rename(copy / "gone")
+    for verb in ("evaluate", "verify"):
+        assert cli.main([verb, str(copy)]) in (2, 4)
+        assert told in capfd.readouterr().err
+
+
+# --- where runs are
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "verify"])
+def test_paths_runs_names_the_folder_too(finished: Path, capfd: pytest.CaptureFixture[str], verb: str) -> None:
+    runs, rest = finished.parent.parent, ["--steps", "2"] if verb == "verify" else []
+    assert cli.main([verb, "last", f"paths.runs={runs}", *rest]) == 0
+    assert cli.main([verb, "last", f"paths.runs={runs}", "--runs", str(runs), *rest]) == 0
+    capfd.readouterr()
+    assert cli.main([verb, "last", f"paths.runs={runs}", "--runs", "elsewhere", *rest]) == 2
+    assert f"--runs elsewhere and paths.runs={runs} are two folders; give one of them" in capfd.readouterr().err
+
+
+def test_where_runs_are(tmp_path: Path) -> None:
+    assert runs_folder(None) == runs_folder(None, ["seed=3"]) == Path("runs")
+    assert runs_folder("there", ["paths.data=here"]) == Path("there")
+    assert runs_folder(None, ["++paths.runs=there"]) == runs_folder("./there", ["paths.runs=there"]) == Path("there")
+    with pytest.raises(UsageError, match="two folders"):
+        runs_folder("here", ["paths.runs=there"])

@@ -82,6 +82,20 @@ def test_a_step_that_failed_after_the_resume_stops_no_comparison(parity_root: Pa
     assert verify(run).holds and verify(run).steps == 5
 
 
+def test_a_run_that_failed_by_a_loss_that_is_no_number_fails_again_and_is_equal(
+    parity_root: Path, tmp_path: Path
+) -> None:
+    file = config(parity_root, tmp_path, module={"gain": float("inf")}, trainer={"log_every_n_steps": 1})
+    with pytest.raises(calotype.errors.NonFiniteError, match="step 0 "):
+        calotype.train(file, quiet=True)
+    run = harness.only_run(tmp_path / "runs")
+    found = verify(run)
+    assert found.holds and not found.whole and found.steps == 1
+    edit_journal(run, 0, loss=(0.5).hex())
+    difference = verify(run).difference
+    assert difference is not None and (difference.step, difference.what) == (0, "loss")
+
+
 def first_shard_of_epoch(data: Path, folder: Path, epoch: int) -> list[int]:
     """The ids of a shard of an epoch's first batch that no shard of the epochs before holds all of."""
     seen: list[list[int]] = []

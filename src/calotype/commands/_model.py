@@ -42,6 +42,8 @@ def chosen(folder: RunFolder, checkpoint: str) -> Checkpoint:
     from calotype.engine.checkpoint import Checkpoints
 
     found = Checkpoints(folder.checkpoints)
+    if not found.names():
+        raise CheckpointError(f"{folder.name} has no checkpoint: {folder.standing()}")
     return found.named("last" if checkpoint == "best" and not found.has_best() else checkpoint)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.commands._model import chosen, named_run, take_weights
-from calotype.commands.status import add_run
+from calotype.commands.status import add_run, runs_folder
 from calotype.errors import DataError, DiffersError, UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def load(
     run: str | Path,
     *overrides: str,
     checkpoint: str = "best",
-    runs: str | Path = "runs",
+    runs: str | Path | None = None,
     trust: Collection[str] = (),
 ) -> Loaded:
     """A run's model as it was saved.
@@ -124,7 +124,7 @@ def load(
     `run` is a run folder, an id, "last", or a checkpoint folder of a run. `checkpoint` is "best" (the last one, where
     no best is kept), "last" or a folder's name. Raises UsageError, CheckpointError, RefusedError.
     """
-    folder, name = named_run(run, checkpoint, runs)
+    folder, name = named_run(run, checkpoint, runs_folder(runs, overrides))
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+from calotype.errors import UsageError
 from calotype.record.folder import RunFolder
 
 HELP = "Say how a run is doing, and exit with its code: 0 done or running, 75 to be resumed."
@@ -21,12 +23,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add RUN and `--runs`."""
     parser.add_argument("run", metavar="RUN", help="a run folder, an id, or the word last")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (paths.runs)")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="where runs are (paths.runs; by default runs)")
+
+
+def runs_folder(runs: str | Path | None, overrides: Collection[str] = ()) -> Path:
+    """Where runs are: what `--runs` or an override `paths.runs=` says. Raises UsageError where they say two things."""
+    told = [text for text in overrides if text.lstrip("+").startswith("paths.runs=")]
+    if not told:
+        return Path("runs" if runs is None else runs)
+    from calotype.commands._arguments import paths
+    from calotype.config.compose import compose
+
+    named = paths(compose(told).tree).runs
+    if runs is not None and Path(runs).resolve() != named.resolve():
+        raise UsageError(f"--runs {runs} and paths.runs={named} are two folders; give one of them")
+    return named
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; the run's exit code."""
-    folder = RunFolder.find(args.run, args.runs)
+    folder = RunFolder.find(args.run, runs_folder(args.runs))
     status = folder.status()
     if args.json:
         sys.stdout.write(json.dumps({"run": folder.name, **status}) + "\n")

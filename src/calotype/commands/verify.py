@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calotype.commands.status import add_run
-from calotype.errors import DiffersError, Interrupted, UsageError
+from calotype.commands.status import add_run, runs_folder
+from calotype.errors import DiffersError, Interrupted, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
@@ -137,7 +137,7 @@ def verify(
     steps: int | None = None,
     resume_at: int | None = None,
     allow_changed: Collection[str] = (),
-    runs: str | Path = "runs",
+    runs: str | Path | None = None,
     trust: Collection[str] = (),
 ) -> Verdict:
     """Run `run` again, or its first `steps` steps, in a folder of its own, and compare the journals.
@@ -148,7 +148,7 @@ def verify(
     """
     from calotype.record.folder import RunFolder
 
-    folder = RunFolder.find(run, runs)
+    folder = RunFolder.find(run, runs_folder(runs, overrides))
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
     from calotype.commands._kept import kept_differences
@@ -311,3 +311,5 @@ def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | No
     except Interrupted:
         if until is None:
             raise
+    except NonFiniteError:
+        pass  # the step is in the journal, where the recorded run's failed in the same way or differs
