@@ -22,8 +22,9 @@ pytest_plugins = ["pytester", "tests.guarantees"]
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder of the tests' own, which children inherit."""
+    """A user's folder and cache of the tests' own, which children inherit."""
     os.environ["CALOTYPE_HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ["CALOTYPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     return Path(os.environ["CALOTYPE_HOME"])
 
 

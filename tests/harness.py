@@ -44,7 +44,7 @@ def start(function: Callable[..., Any], *args: Any, env: dict[str, str] | None =
     """A child that runs `function(*args)` in a process group of its own; its exit code is the error's, if one is
     raised.
     """
-    home = {"CALOTYPE_HOME": os.environ["CALOTYPE_HOME"]}
+    home = {name: os.environ[name] for name in ("CALOTYPE_HOME", "CALOTYPE_CACHE")}
     child = CONTEXT.Process(target=_run, args=(function, args, home | (env or {}), pipe))
     child.start()
     return child

@@ -21,6 +21,11 @@ from calotype.faults import fault
 TEMPORARY = ".tmp-"
 
 
+def cache_folder() -> Path:
+    """Where things are kept that can be made or fetched again: CALOTYPE_CACHE, by default ~/.cache/calotype."""
+    return Path(os.environ.get("CALOTYPE_CACHE") or "~/.cache/calotype").expanduser()
+
+
 def sync_folder(folder: Path) -> None:
     """Make the renames within a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
