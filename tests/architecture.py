@@ -14,7 +14,9 @@ from pathlib import Path
 
 PACKAGE = "calotype"
 
-BASE = frozenset({"errors", "types", "keys", "settings", "faults", "files", "digest"})
+BASE = frozenset(
+    {"errors", "types", "keys", "settings", "faults", "files", "digest", "fetch", "archives", "plain_pickle"}
+)
 MIDDLE = frozenset({"config", "engine", "record", "analysis"})
 PLUGINS = frozenset({"data", "models", "tasks", "tracking", "losses", "metrics"})
 

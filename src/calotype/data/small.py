@@ -15,7 +15,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from torchvision import tv_tensors
 from calotype import keys
 from calotype.data.idx import read_idx
 from calotype.errors import DataError
+from calotype.fetch import Progress, Remote, fetch, quiet
 
 if TYPE_CHECKING:
     from calotype.types import IntArray, Sample
@@ -34,7 +35,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Part:
-    """What the files of one original part hold: images (n, H, W) and labels (n,), and the sha256 of each file."""
+    """What the files of one original part hold: images (n, H, W) or (n, C, H, W), labels (n,), each file's sha256."""
 
     images: Bytes
     labels: Bytes
@@ -56,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class PackedSource:
-    """The samples `ids` of a part: "image" a (1, H, W) uint8 Image that shares the part's memory, "label" an int."""
+    """The samples `ids` of a part: "image" a (C, H, W) uint8 Image, "label" an int."""
 
     part: Part
     ids: IntArray
@@ -81,7 +82,7 @@ class PackedSource:
 
     def __getitem__(self, position: int) -> Sample:
         row = self.ids[position]
-        image = torch.from_numpy(self.part.images[row, None].copy())
+        image = torch.from_numpy(self.part.images[row].copy())  # one of two dimensions becomes (1, H, W)
         return {"image": tv_tensors.Image(image), "label": int(self.part.labels[row])}
 
     def name(self, position: int) -> str:
@@ -101,11 +102,18 @@ class Digits:
     def __init__(self, val_fraction: float = 0.1, test_fraction: float = 0.2, split_seed: int = 0) -> None:
         part = _read_digits().check_labels(len(self.classes))
         fractions = {"val": val_fraction, "test": test_fraction}
-        self._sources = {name: PackedSource(part, ids) for name, ids in _deal(part, fractions, split_seed).items()}
+        self._sources = {name: PackedSource(part, ids) for name, ids in deal(part, fractions, split_seed).items()}
 
     def split(self, name: str) -> PackedSource:
         """Split `name`. Raises DataError if there is none."""
-        return self._sources[_known(self, name)]
+        return self._sources[known_split(self, name)]
+
+
+_NAMES = tuple(f"{stem}-{kind}-ubyte.gz" for stem in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+
+
+def _remotes(files: Sequence[tuple[str, int, str]], sources: Sequence[str]) -> tuple[Remote, ...]:
+    return tuple(Remote(name, size, sha, tuple(source + name for source in sources)) for name, size, sha in files)
 
 
 class MNIST:
@@ -118,6 +126,16 @@ class MNIST:
 
     classes: Sequence[str] = tuple("0123456789")
     splits: ClassVar[Sequence[str]] = ("train", "val", "test")
+    group: ClassVar[str] = "mnist"
+    remotes: ClassVar[Sequence[Remote]] = _remotes(
+        (
+            (_NAMES[0], 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+            (_NAMES[1], 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+            (_NAMES[2], 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+            (_NAMES[3], 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        ),
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+    )
 
     def __init__(self, root: str | Path, val_fraction: float = 0.2, split_seed: int = 0) -> None:
         self.root = Path(root).expanduser()
@@ -125,9 +143,20 @@ class MNIST:
         self.split_seed = split_seed
         self._sources: dict[str, PackedSource] = {}
 
+    @classmethod
+    def download(cls, root: Path, progress: Progress = quiet) -> Path:
+        """Fetch the four files into `root`/<name>/raw, check them, and return that folder. What is there is kept.
+
+        Raises DataError when no source gives the published bytes.
+        """
+        folder = root / cls.__name__ / "raw"
+        for remote in cls.remotes:
+            fetch(remote, folder, progress)
+        return folder
+
     def split(self, name: str) -> PackedSource:
         """Split `name`. Raises DataError naming the file that is missing, damaged or inconsistent."""
-        if _known(self, name) not in self._sources:
+        if known_split(self, name) not in self._sources:
             self._sources |= self._read("t10k" if name == "test" else "train")
         return self._sources[name]
 
@@ -138,7 +167,7 @@ class MNIST:
         part = Part(images.array, labels.array, containers).check_labels(len(self.classes))
         if stem == "t10k":
             return {"test": PackedSource(part, np.arange(len(part.labels)))}
-        dealt = _deal(part, {"val": self.val_fraction}, self.split_seed)
+        dealt = deal(part, {"val": self.val_fraction}, self.split_seed)
         return {name: PackedSource(part, ids) for name, ids in dealt.items()}
 
     def _find(self, name: str) -> Path:
@@ -147,7 +176,10 @@ class MNIST:
             if path.is_file():
                 return path
         places = ", ".join(str(folder) for folder in folders)
-        raise DataError(f"{name} or {name}.gz is in none of {places}; set paths.data to the folder that holds it")
+        raise DataError(
+            f"{name} or {name}.gz is in none of {places}; set paths.data (or the variable CALOTYPE_DATA) to the folder "
+            f"that holds it, or fetch it: calotype data download {self.group}"
+        )
 
 
 class FashionMNIST(MNIST):
@@ -156,18 +188,33 @@ class FashionMNIST(MNIST):
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv:1708.07747.
     """
 
+    group = "fashion_mnist"
+    remotes = _remotes(
+        (
+            (_NAMES[0], 26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+            (_NAMES[1], 29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+            (_NAMES[2], 4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+            (_NAMES[3], 5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        ),
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+    )
     classes = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     )  # fmt: skip
 
 
-def _known(data: Digits | MNIST, name: str) -> str:
+def known_split(data: Any, name: str) -> str:
+    """`name`. Raises DataError if the data set has no such split."""
     if name not in data.splits:
         raise DataError(f"{type(data).__name__} has no split {name!r}, only {', '.join(data.splits)}")
     return name
 
 
-def _deal(part: Part, fractions: Mapping[str, float], seed: int) -> dict[str, IntArray]:
+def deal(part: Part, fractions: Mapping[str, float], seed: int) -> dict[str, IntArray]:
     """Ascending ids of each named share, drawn by `seed`; "train" gets what is left."""
     if min(fractions.values()) < 0 or sum(fractions.values()) >= 1:
         raise DataError(f"fractions {dict(fractions)} must be at least 0 and leave something to train on")
