@@ -64,7 +64,9 @@ class SourceContract:
                 assert isinstance(image, tv_tensors.Image)
                 assert image.dtype == torch.uint8
                 assert image.dim() == 3
-                assert "label" not in sample or 0 <= sample["label"] < classes
+                label = sample.get("label", 0)
+                several = isinstance(label, torch.Tensor)  # of float32: a class each
+                assert label.shape == (classes,) if several else 0 <= label < classes
                 assert set(sample) > {"image"}
 
     def test_labels_where_it_has_them_are_those_of_its_samples(self, sources: list[Source]) -> None:
