@@ -1,12 +1,15 @@
-"""The small network: shapes, arguments, what it learns from, no draw outside its keys."""
+"""The small networks: sizes, shapes, arguments, what they learn from, no draw outside their keys."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from calotype.models.classification import SmallCNN
+from calotype.models.classification import CIFAR10Net, MNISTNet, SmallCNN, cifar_resnet18
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32), (3, 5)])
@@ -43,3 +46,38 @@ def test_equal_seeds_make_equal_weights() -> None:
         states.append(SmallCNN().state_dict()["features.0.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+SIZES = [(MNISTNet, (1, 28, 28), 431_080), (CIFAR10Net, (3, 32, 32), 62_006), (cifar_resnet18, (3, 32, 32), 11_173_962)]
+
+
+@pytest.mark.parametrize(("make", "shape", "parameters"), SIZES)
+def test_reference_networks_have_the_published_number_of_parameters(
+    make: Callable[..., nn.Module], shape: tuple[int, ...], parameters: int
+) -> None:
+    assert sum(parameter.numel() for parameter in make().parameters()) == parameters
+    assert make(num_classes=7, in_channels=2)(torch.rand(3, 2, *shape[1:])).shape == (3, 7)
+
+
+@pytest.mark.parametrize(("make", "shape", "parameters"), SIZES)
+def test_reference_networks_give_logits_and_learn_everywhere(
+    make: Callable[..., nn.Module], shape: tuple[int, ...], parameters: int
+) -> None:
+    torch.manual_seed(0)
+    network = make()
+    logits = network(torch.rand(4, *shape))
+    assert not torch.allclose(logits.exp().sum(1), torch.ones(4)), "a softmax belongs to the loss"
+    logits.square().sum().backward()
+    assert all(bool(parameter.grad.any()) for parameter in network.parameters() if parameter.grad is not None)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_the_small_resnet_keeps_torchvision_s_names_and_the_resolution_of_its_stem() -> None:
+    theirs, ours = torchvision.models.resnet18().state_dict(), cifar_resnet18().state_dict()
+    assert list(theirs) == list(ours)
+    assert [n for n in ours if ours[n].shape != theirs[n].shape] == ["conv1.weight", "fc.weight", "fc.bias"]
+    seen: list[torch.Size] = []
+    network = cifar_resnet18().eval()
+    network.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, maps: seen.append(maps.shape))
+    network(torch.rand(1, 3, 32, 32))
+    assert seen == [(1, 64, 32, 32)]

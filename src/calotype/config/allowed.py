@@ -26,6 +26,10 @@ def _scalar(value: Any) -> bool:
     return value is None or isinstance(value, int | float | str)
 
 
+def _off_or_on(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _model_name(value: Any) -> bool:
     """A plain name: no `hf-hub:`, no `local-dir:`, no path."""
     return isinstance(value, str) and re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", value) is not None
@@ -106,12 +110,14 @@ ALLOWED: Mapping[str, Rule] = _merged(
         ),
         _names("calotype.losses", "BCEWithLogitsLoss CrossEntropyLoss DiceLoss FocalLoss"),
         _names("calotype.metrics", "Accuracy ConfusionMatrix ExactMatch F1 PerClass"),
-        _names("calotype.models.classification", "SmallCNN"),
+        _names("calotype.models.classification", "SmallCNN MNISTNet CIFAR10Net cifar_resnet18"),
         _names("calotype.tasks.classification", "Classification MultiLabel"),
         _names("calotype.data.mixing", "CutMix MixUp MixUpOrCutMix"),
         _names("calotype.engine.schedule", "Cosine MultiStep Poly"),
         _names("calotype.data.small", "Digits", _PACKED),
         _names("calotype.data.small", "MNIST FashionMNIST", {**_PACKED, "root": _path}),
+        _names("calotype.data.cifar", "CIFAR10", {**_PACKED, "root": _path}),
+        _names("calotype.data.cifar", "CIFAR100", {**_PACKED, "root": _path, "coarse": _off_or_on}),
         _names("calotype.tracking.console", "Console", {"interval": _number}),
         _names("calotype.tracking.tensorboard", "TensorBoard", {}),
     )
