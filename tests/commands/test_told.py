@@ -12,8 +12,10 @@ import torch
 
 import calotype
 from calotype import cli
+from calotype.commands._assemble import assemble, header
 from calotype.commands.evaluate import check_target
 from calotype.commands.verify import verify
+from calotype.config.compose import compose
 from calotype.engine.evaluate import check_monitor
 from calotype.errors import ConfigError, RunFolderError, UsageError
 from tests.runs import config, trained
@@ -118,3 +120,11 @@ def test_what_could_never_train_is_told_by_its_key_before_the_first_step(
     assert cli.main(["train", file]) == 2
     assert re.match(f"calotype: {message}", capfd.readouterr().err)
     assert list(tmp_path.glob("runs/*/*")) == []
+
+
+@pytest.mark.parametrize(("number", "thread", "shard"), [(1, "1 thread", "1 shard"), (2, "2 threads", "2 shards")])
+def test_one_of_a_kind_is_no_plural(parity_root: Path, tmp_path: Path, number: int, thread: str, shard: str) -> None:
+    tree = compose([config(parity_root, tmp_path, trainer={"threads": number, "shards": number})]).tree
+    lines = header(assemble(tree))
+    assert lines["device"].endswith(f", {thread}")
+    assert lines["arithmetic"].startswith(f"{shard}, ")

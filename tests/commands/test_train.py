@@ -298,5 +298,7 @@ def test_json_is_all_there_is_on_stdout(parity_root: Path, tmp_path: Path, capfd
     assert cli.main(["train", config(parity_root, tmp_path), "trainer.max_epochs=1", "--json"]) == 0
     report = json.loads(capfd.readouterr().out)
     assert report["state"] == "done" and report["step"] == 5 and Path(report["folder"]).is_dir()
+    assert report["best"] == {"step": 5, "value": report["metrics"]["val/loss"], "monitor": "val/loss"}
+    assert report["tested"] == "best"
     assert cli.main(["train", "--resume", report["folder"]]) == 0
     assert "done after 5 steps" in capfd.readouterr().err

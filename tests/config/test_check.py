@@ -129,7 +129,8 @@ def test_a_wrong_value_in_a_group_file_is_named_with_its_line(elsewhere: Path) -
         (["module.loss={_target_: torch.nn.CrossEntropyLoss, gamma: 2}"], "no argument 'gamma'"),
         (["+module.optimizer._recursive_=false"], "is no special key"),
         (["+module.optimizer._args_=3"], "allowed: a list"),
-        (["+module.loss._args_=[1,2,3,4,5,6,7]"], "positional arguments, not 7"),
+        (["+module.loss._args_=[1,2,3,4,5,6,7]"], "takes 6 positional arguments, not 7"),
+        (["module.loss={_target_: torch.nn.ReLU, _args_: [1, 2]}"], "takes 1 positional argument, not 2"),
         (["+module.loss._args_=[null]", "+module.loss.weight=null"], "module.loss.weight: is given by position too"),
         (
             ["module.param_groups=[{pattern: 1d, weigth_decay: 0}]"],

@@ -50,6 +50,32 @@ def test_header_comes_first_and_the_end_is_told(run: FakeRun, capsys: pytest.Cap
     assert lines[3] == f"digits failed after 0 steps, 0:00:00  {run.folder}"
 
 
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_a_run_that_did_not_come_to_its_end_is_told_once(
+    run: FakeRun, capsys: pytest.CaptureFixture[str], status: str
+) -> None:
+    tracker = Console()
+    tracker.start(run)
+    tracker.log(1, {"train/loss": 0.5})
+    tracker.close(status)
+    tracker.close(status)
+    text = capsys.readouterr().err
+    assert text.count(status) == 1
+    assert text.endswith(f"digits {status} after 1 step, 0:00:00  {run.folder}\n")
+
+
+def test_the_end_of_a_run_that_is_done_is_left_to_its_summary(run: FakeRun) -> None:
+    stream = io.StringIO()
+    tracker = Console(stream=stream)
+    tracker.start(run)
+    tracker.log(40, {"val/accuracy": 0.9})
+    before = stream.getvalue()
+    tracker.log(40, {"test/accuracy": 0.8})
+    tracker.close("done")
+    assert "val/accuracy 0.9" in before
+    assert stream.getvalue() == before
+
+
 def test_lines_are_rate_limited_but_epochs_and_results_always_come(run: FakeRun, clock: Clock) -> None:
     stream = io.StringIO()
     tracker = Console(interval=10.0, stream=stream)

@@ -293,10 +293,11 @@ def _options(settings: Settings, frozen: Frozen, plan: Plan, device: torch.devic
 def header(assembly: Assembly) -> dict[str, str]:
     """What a run says of itself at its start."""
     options, frozen = assembly.options, assembly.frozen
+    threads, shards = _counted(frozen.threads, "thread"), _counted(frozen.shards, "shard")
     lines = {
         "exactness": f"exact: false ({'; '.join(assembly.inexact)})" if assembly.inexact else "bit-exact",
-        "device": f"{options.device}, precision {options.precision}, {frozen.threads} threads",
-        "arithmetic": f"{frozen.shards} shards, reduce {frozen.reduce}, deterministic {frozen.deterministic}",
+        "device": f"{options.device}, precision {options.precision}, {threads}",
+        "arithmetic": f"{shards}, reduce {frozen.reduce}, deterministic {frozen.deterministic}",
         "data": ", ".join(f"{name} {len(source)}" for name, source in assembly.data.sources.items()),
     }
     if not takes_found_inf(assembly.parts.optimizer) and options.device.type == "cuda":
@@ -308,3 +309,7 @@ def header(assembly: Assembly) -> dict[str, str]:
             f"{len(found.new)} new (sha256 {found.sha256[:12]})"
         )
     return lines
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

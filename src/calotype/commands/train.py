@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +25,28 @@ HELP = "Train from a config, or resume a run. `calotype train experiment=digits 
 
 
 @dataclass(frozen=True, slots=True)
+class Best:
+    """The best checkpoint: its step and the value of the monitor there."""
+
+    step: int
+    value: float
+    monitor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """What a training came to: its folder, how it ended, its last metrics by `split/name`."""
+    """What a training came to: its folder, how it ended, its last metrics by `split/name`.
+
+    `best` is None where no best checkpoint is kept; `tested` names the weights that the test split was measured with,
+    "best" or "last", and is None where it was not.
+    """
 
     folder: Path
     state: str
     step: int
     metrics: dict[str, float]
+    best: Best | None = None
+    tested: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,16 +79,29 @@ def run(args: argparse.Namespace) -> int:
         trust=args.trust,
     )
     if args.json:
-        sys.stdout.write(json.dumps(asdict(result) | {"folder": str(result.folder)}) + "\n")
-    else:
-        sys.stderr.write(summary(result))
+        from calotype.commands._execute import plain
+
+        told = {"folder": str(result.folder), "metrics": plain(result.metrics)}
+        sys.stdout.write(json.dumps(asdict(result) | told) + "\n")
     return 0
 
 
 def summary(result: Result) -> str:
-    """The result for people."""
-    metrics = "".join(f"  {name:16}{value:.4f}\n" for name, value in result.metrics.items())
-    return f"{result.state} after {result.step} steps\n{metrics}run folder {result.folder}\n"
+    """The result for people: the last validation, the best one, the test and the weights it was made with."""
+    test = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
+    last = {name: value for name, value in result.metrics.items() if name not in test}
+    lines = [f"{result.state} after {result.step} step{'s' * (result.step != 1)}"]
+    if last:
+        lines.append(f"  last  step {result.step}  {_listed(last)}")
+    if result.best:
+        lines.append(f"  best  step {result.best.step}  {_listed({result.best.monitor: result.best.value})}")
+    if test:
+        lines.append(f"  test  of {result.tested}  {_listed(test)}")
+    return "\n".join([*lines, f"run folder {result.folder}", ""])
+
+
+def _listed(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def train(
@@ -186,7 +214,7 @@ def go_on(
         status = folder.status()
         config = config_of(folder)
         if status.get("state") == "done" and config.digest() == folder.record()["config_digest"]:
-            return Result(folder.path, "done", status["step"], status["results"])
+            return _finished(folder, config, quiet=quiet)
         assembly = assemble(config.tree, frozen(folder.record()))
         lock = data_lock(assembly, config.tree)
         found = changes(folder, config, assembly, lock)
@@ -225,6 +253,24 @@ def _checkpoints(folder: RunFolder, assembly: Assembly) -> Checkpoints:
     return Checkpoints(folder.checkpoints, maximise=assembly.options.maximise)
 
 
+def _finished(folder: RunFolder, config: Config, *, quiet: bool) -> Result:
+    """What a run that is done came to, as its folder has it; the summary goes to stderr unless `quiet`."""
+    from calotype.engine.checkpoint import name_of
+
+    status, pointer = folder.status(), folder.checkpoints / "best"
+    kept = pointer.read_text().strip() if pointer.is_file() else None
+    metrics = {name: float(value) for name, value in status["results"].items()}
+    score, best, tested = status.get("best"), None, None
+    if score and kept == name_of(score["step"]):
+        best = Best(score["step"], float(score["value"]), score["monitor"])
+    if any(name.startswith("test/") for name in metrics):
+        tested = "best" if kept and config.tree["trainer"]["test"] == "best" else "last"
+    result = Result(folder.path, "done", status["step"], metrics, best, tested)
+    if not quiet:
+        sys.stderr.write(summary(result))
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """A run that is ready to train in its folder."""
@@ -251,9 +297,9 @@ class _Job:
             quiet=self.quiet,
             header=header(self.assembly) | {"folder": str(self.folder.path)},
         )
-        trainer = execution.run(checkpoint, replanned=replanned)
+        execution.run(checkpoint, replanned=replanned)
         records.complete(self.folder)
-        return Result(self.folder.path, "done", trainer.state.step, dict(trainer.state.results))
+        return _finished(self.folder, self.config, quiet=self.quiet)
 
     def _saved(self, step: int) -> None:
         """Keep the data lock with a checkpoint of `step` steps; from the first whole epoch on every sample is in it."""

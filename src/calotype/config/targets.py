@@ -101,7 +101,8 @@ def _check_positional(config: Config, key: str, node: dict[str, Any], parameters
     slots = [item.name for item in parameters if item.kind in _POSITIONAL]
     if len(positional) > len(slots) and not any(item.kind is inspect.Parameter.VAR_POSITIONAL for item in parameters):
         raise ConfigError(
-            f"{node['_target_']} takes {len(slots)} positional arguments, not {len(positional)}{config.where(key)}",
+            f"{node['_target_']} takes {len(slots)} positional argument{'s' * (len(slots) != 1)}, not {len(positional)}"
+            f"{config.where(key)}",
             key=join(key, "_args_"),
         )
     twice = [name for name in slots[: len(positional)] if name in node]

@@ -126,7 +126,8 @@ class Console:
     """Tracker that writes to stderr.
 
     `interval` is the least time in seconds between two plain lines of training; ends of epochs and results are always
-    written. A bar is drawn where `stream` is a terminal that can move its cursor; NO_COLOR is honoured.
+    written. The test split's results and the end of a run that is done are left to the summary of `train`. A bar is
+    drawn where `stream` is a terminal that can move its cursor; NO_COLOR is honoured.
     """
 
     def __init__(self, interval: float = 10.0, stream: TextIO | None = None) -> None:
@@ -149,8 +150,9 @@ class Console:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Show the scalars measured when `step` steps were done."""
         self._last = step
-        if self._view is not None:
-            self._view.show(step, scalars)
+        shown = {name: value for name, value in scalars.items() if not name.startswith("test/")}
+        if self._view is not None and (shown or not scalars):
+            self._view.show(step, shown)
 
     def image(self, step: int, name: str, image: Any) -> None:
         """Nothing: a console shows no images."""
@@ -159,12 +161,13 @@ class Console:
         """Nothing: files lie in the run folder, which `start` has named."""
 
     def close(self, status: str) -> None:
-        """End the bar and say how the run ended. Closing twice is closing once."""
+        """End the bar and say how a run ended that didn't come to its end. Closing twice is closing once."""
         view, self._view = self._view, None
         if view is not None:
             view.close()
+        if view is not None and status != "done":
             used = _clock(time.monotonic() - self._pace.started)
-            view.write(f"{self._run.name} {status} after {self._last} steps, {used}  {self._run.folder}")
+            view.write(f"{self._run.name} {status} after {_steps(self._last)}, {used}  {self._run.folder}")
 
 
 def _draws(stream: TextIO) -> bool:
@@ -177,6 +180,10 @@ def _results(scalars: Mapping[str, float]) -> dict[str, float]:
 
 def _format(scalars: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'s' * (number != 1)}"
 
 
 def _clock(seconds: float) -> str:
