@@ -262,7 +262,7 @@ UsageError(CalotypeError) 2
 """
 
 TYPES = """
-Batch Counts DataSet Loader Loss Metric Prediction Sample Shard Source Split StepRecord Task Term Tracker
+Batch Counts DataSet Gallery Loader Loss Metric Node Prediction Sample Shard Source Split StepRecord Task Term Tracker
 """
 
 

@@ -101,12 +101,15 @@ class TrainerSettings:
     ema: EMASettings | None = None
     val_check_interval: str | int | None = "1ep"
     val_epochs: list[int] | None = None
+    val_before_training: bool = False
+    train_eval: int | None = None
     early_stopping: EarlyStopping | None = None
     test: Literal["best", "last"] | None = "best"
     limit_train_batches: int | None = None
     limit_val_batches: int | None = None
     limit_test_batches: int | None = None
     log_every_n_steps: int = 50
+    profiler: Literal["simple", "pytorch"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,12 +172,22 @@ class Metric(Protocol):
     def compute(self, state: Mapping[str, Tensor]) -> dict[str, Any]: ...
 
 
+class Gallery(Protocol):
+    """Pictures of an evaluation, for trackers that want them. `update` never waits for the device; `pictures` gives
+    arrays (3, H, W) uint8 by name, on the host.
+    """
+
+    def update(self, prediction: Prediction, shard: Shard) -> None: ...
+    def pictures(self) -> Mapping[str, Any]: ...
+
+
 class Task(Protocol):
     """Owns network and criterion; an `nn.Module` whose `network` attribute is the part that is saved as the model.
 
     `counts` reads the targets alone. `forward` gets the batch's total counts and returns a Loss already divided by
     them.
-    `metrics` maps names to factories of fresh metrics; metric names become `split/name`.
+    `metrics` maps names to factories of fresh metrics; metric names become `split/name`. Optional: `evaluate(shard,
+    counts)` gives loss and prediction from one pass, `gallery()` a fresh Gallery.
     """
 
     network: Any
@@ -198,8 +208,24 @@ class Loader(Protocol):
     def steps(self, start: int, stop: int | None = None) -> Generator[Batch, None, None]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A step of a network's forward pass: its place (`Net/layer1/conv2d`), what it does, the nodes it reads, the shape
+    of what it gives.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
 class Tracker(Protocol):
-    """A mirror of a run. It may fail or be slow; the local files are the truth."""
+    """A mirror of a run. It may fail or be slow; the local files are the truth.
+
+    Optional: with a true attribute `wants_images` it is given pictures of evaluations by `image`, with `wants_graph`
+    the network by `graph(nodes)`, a list of Node, once.
+    """
 
     def start(self, run: Any) -> None: ...
     def log(self, step: int, scalars: Mapping[str, float]) -> None: ...

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calotype.engine.evaluate import Evaluation, evaluate
+from calotype.engine.evaluate import Bystander, Evaluation, evaluate
 from calotype.engine.precision import Precision
 from calotype.errors import DataError
 from calotype.types import Batch, Counts, Loss, Metric, Prediction, Shard, Term
@@ -122,7 +122,12 @@ def test_it_leaves_the_mode_as_it_was_and_computes_no_gradient() -> None:
 
 def test_a_stop_between_batches_gives_nothing() -> None:
     task, calls = Mean(), iter([False, True])
-    assert measured([[0]], [[1]], [[2]], task=task, stop=lambda: next(calls)) is None
+
+    class Impatient(Bystander):
+        def stop(self) -> bool:
+            return next(calls)
+
+    assert measured([[0]], [[1]], [[2]], task=task, watch=Impatient()) is None
     assert len(task.modes) == 1
 
 

@@ -129,7 +129,7 @@ SABOTAGES = [
     Sabotage(
         "raw weights validated",
         LOOP,
-        'self.parts.ema.swapped() if self.parts.ema and split == "val" else nullcontext()',
+        'self.parts.ema.swapped() if self.parts.ema and split != "test" else nullcontext()',
         "nullcontext()",
         TRAINER + "validation_measures_the_average",
     ),

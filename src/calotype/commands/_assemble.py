@@ -9,12 +9,13 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from calotype.commands._limits import prepare
 from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.engine.averaging import EMA
@@ -97,13 +98,13 @@ class Data:
     classes: Sequence[str]
     sources: dict[str, Source]
     train: Any
-    held_out: Callable[[str, int | None], Any]
+    held_out: Callable[[str, int | None, int | None], Any]
     batch_transforms: list[Any]
     foreign: list[str]
 
-    def loader(self, split: str, limit: int | None = None) -> Any:
-        """The loader that evaluates a split, None where there is no such split."""
-        return self.held_out(split, limit) if split in self.sources else None
+    def loader(self, split: str, limit: int | None = None, sample: int | None = None) -> Any:
+        """The loader that evaluates a split, or `sample` samples of it; None where there is no such split."""
+        return self.held_out(split, limit, sample) if split in self.sources else None
 
 
 @dataclass(slots=True)
@@ -118,15 +119,21 @@ class Assembly:
     data: Data
     inexact: list[str] = field(default_factory=list)
     loaded: Loaded | None = None
+    profiler: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def layout(self) -> torch.memory_format | None:
         """The memory format of images, where it isn't the ordinary one."""
         return torch.channels_last if self.options.channels_last else None
 
 
-def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None) -> Assembly:
-    """Build the objects of a run. `frozen` is what a run recorded; without it `auto` is resolved here."""
+def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: bool = True) -> Assembly:
+    """Build the objects of a run. `frozen` is what a run recorded; without it `auto` is resolved here. Unless it
+    `begins` a checkpoint brings all weights, and those of `module.init_from` are not read.
+    """
     settings = Settings.of(tree)
+    if not begins:
+        settings = replace(settings, module=replace(settings.module, init_from=None))
     frozen = frozen or Frozen.of(settings.trainer)
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
     data = load_data(settings, frozen.shards, pin=device.type == "cuda")
@@ -137,7 +144,9 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None) -> Assembly:
     parts = _parts(settings, task, plan, data)
     options = _options(settings, frozen, plan, device)
     inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
-    return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded)
+    notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
+    profiler = settings.trainer.profiler
+    return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, profiler, notes)
 
 
 def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
@@ -158,9 +167,9 @@ def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
     )
     transforms = build(settings.data.eval_transforms, "data.eval_transforms")
 
-    def held_out(split: str, limit: int | None) -> Any:
+    def held_out(split: str, limit: int | None, sample: int | None) -> Any:
         reader = pipeline.ShardReader(sources[split], transforms, seed=settings.seed)
-        return pipeline.eval_loader(reader, settings.data, limit=limit, pin=pin)
+        return pipeline.eval_loader(reader, settings.data, limit=limit, sample=sample, pin=pin)
 
     batch_transforms = [
         build(node, f"data.batch_transforms.{index}", **_told(node, dataset.classes))
@@ -244,6 +253,7 @@ def _parts(settings: Settings, task: Any, plan: Plan, data: Data) -> Parts:
         optimizer=optimizer,
         train=data.train,
         val=data.loader("val", trainer.limit_val_batches),
+        train_eval=data.loader("train", sample=trainer.train_eval) if trainer.train_eval else None,
         test=data.loader("test", trainer.limit_test_batches) if trainer.test else None,
         scheduler=_scheduler(settings, optimizer, plan),
         batch_transforms=data.batch_transforms,

@@ -4,11 +4,9 @@ verify.
 
 from __future__ import annotations
 
-import datetime
 import errno
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +17,10 @@ from types import FrameType
 from typing import Any
 
 from calotype.commands._assemble import Assembly
+from calotype.commands._messages import Messages
 from calotype.engine.checkpoint import Checkpoint, Checkpoints
 from calotype.engine.observe import Mirrors, Observer
+from calotype.engine.profile import profiler
 from calotype.engine.trainer import Trainer
 from calotype.errors import CalotypeError, Interrupted, RunFolderError
 from calotype.record.folder import RunFolder
@@ -74,24 +74,6 @@ class Signals:
                 signal.signal(caught, handler)
 
 
-class Messages:
-    """Lines for people: to stderr and to the run's train.log."""
-
-    def __init__(self, folder: RunFolder, *, quiet: bool = False) -> None:
-        self.path, self.quiet = folder.path / "train.log", quiet
-
-    def __call__(self, text: str) -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with suppress(OSError), self.path.open("a") as file:
-            file.write(f"{now} {text}\n")
-        if not self.quiet:
-            sys.stderr.write(f"{text}\n")
-
-    def warn(self, text: str) -> None:
-        """A line that asks for attention."""
-        self(f"warning: {text}")
-
-
 @dataclass(slots=True)
 class Execution:
     """One process's share of a run: the assembled parts in their folder."""
@@ -121,8 +103,13 @@ class Execution:
         """Train to the end; the folder's status follows. Raises what ended the run otherwise."""
         signals, before = Signals(), float(self.folder.status().get("seconds") or 0.0)
         started = time.monotonic() - before
-        with self._logs() as (journal, clock):
-            mirrors = Mirrors(self.trackers, Messages(self.folder, quiet=self.quiet).warn)
+        messages, assembly = Messages(self.folder, quiet=self.quiet), self.assembly
+        parts = assembly.parts
+        for note in assembly.notes:
+            messages.warn(note)
+        profile = profiler(assembly.profiler, self.folder.path, assembly.options.device)
+        with messages.warnings(), self._logs() as (journal, clock):
+            mirrors = Mirrors(self.trackers, messages.warn)
 
             def saved() -> None:
                 self.on_saved(trainer.state.step)
@@ -131,9 +118,8 @@ class Execution:
             def stop() -> str | None:
                 return signals.asked() or self.stop(trainer.state.step)
 
-            observer = Observer(journal, clock, mirrors, on_shard=self.on_shard, on_saved=saved)
-            assembly = self.assembly
-            trainer = Trainer(assembly.parts, assembly.options, assembly.plan, observer, self.checkpoints(), stop)
+            observer = Observer(journal, clock, mirrors, on_shard=self.on_shard, on_saved=saved, profiler=profile)
+            trainer = Trainer(parts, assembly.options, assembly.plan, observer, self.checkpoints(), stop)
             trainer.elapsed = before
             self._status(trainer, "running", None, started)
             mirrors.call("start", self._about(resume.step if resume else 0))
@@ -152,6 +138,8 @@ class Execution:
                 raise
             finally:
                 mirrors.call("close", state)
+                with suppress(OSError):
+                    messages(profile.close())
         return trainer
 
     @contextmanager

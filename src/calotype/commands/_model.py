@@ -69,7 +69,7 @@ class Image:
     @classmethod
     def of(cls, data: Data) -> Image:
         """Look at the first training samples, without augmentation."""
-        source, reader = data.sources["train"], data.held_out("train", 1).reader
+        source, reader = data.sources["train"], data.loader("train", 1).reader
         stored = source[0]["image"]
         images = [reader.sample(position, 0)[0]["image"] for position in range(min(PROBED, len(source)))]
         sizes = zip(*(image.shape for image in images), strict=True)

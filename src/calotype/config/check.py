@@ -42,6 +42,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "trainer.limit_val_batches": (1, math.inf),
     "trainer.limit_test_batches": (1, math.inf),
     "trainer.log_every_n_steps": (1, math.inf),
+    "trainer.train_eval": (1, math.inf),
     "data.batch_size": (1, math.inf),
     "data.eval_batch_size": (1, math.inf),
     "data.workers": (0, math.inf),

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from calotype.data.order import Batching, EvalOrder, Order, ShardPlan, TrainOrder
-from calotype.data.reader import Failure, ShardReader, fields_digest, one_thread, plain
+from calotype.data.reader import RAGGED, Failure, ShardReader, fields_digest, one_thread, plain
 from calotype.errors import ConfigError, Interrupted
 from calotype.faults import fault
 from calotype.keys import key, seed_everything
@@ -69,6 +69,22 @@ class NativeLoader:
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
         return self.order.steps_per_epoch
+
+    def in_flight(self) -> tuple[int, int]:
+        """What workers may have ready at once, and the batch that is computed: open files, and bytes of shared memory.
+
+        Told from the first sample: exact for samples of one size.
+        """
+        if self.workers == 0 or len(self.reader.source) == 0:
+            return 0, 0
+        with one_thread():
+            sample, _ = self.reader.sample(0, 0)
+        batch = self.order.batch(0)
+        tensors = [value if isinstance(value, torch.Tensor) else torch.tensor(value) for value in sample.values()]
+        shards = self.workers * self.settings.prefetch + len(batch)
+        largest = max(len(plan.positions) for plan in batch)
+        pieces = sum(largest if name in RAGGED else 1 for name in sample)
+        return shards * pieces + 4 * self.workers, shards * largest * sum(tensor.nbytes for tensor in tensors)
 
     def steps(self, start: int, stop: int | None = None) -> Generator[Batch, None, None]:
         """The batches of steps start..stop (for ever without `stop`).

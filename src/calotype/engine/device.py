@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -48,3 +49,14 @@ def keep_memory() -> None:
         if libc.gnu_get_libc_version():
             libc.mallopt(trim_threshold, 2**31 - 1)
             libc.mallopt(mmap_threshold, 2**25)
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes: the most that tensors have held on a CUDA device so far; on the CPU what this process, without its loader
+    workers, holds now. 0 where the system doesn't say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0

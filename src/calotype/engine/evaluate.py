@@ -7,7 +7,7 @@ the number of samples and the digest of their ids. Nothing waits for the device 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -22,6 +22,21 @@ from calotype.faults import fault
 from calotype.types import Counts, Loader, Loss, Metric, Prediction, Shard, Task
 
 Place = Callable[[Shard], Shard]
+
+
+class Bystander:
+    """Sees what an evaluation sees, and here does nothing about it."""
+
+    def stop(self) -> bool:
+        """Asked between two batches: whether to end."""
+        return False
+
+    def judging(self) -> AbstractContextManager[None]:
+        """Around the forward pass of each shard."""
+        return nullcontext()
+
+    def seen(self, prediction: Prediction, shard: Shard) -> None:
+        """A shard and what was predicted for it, on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +114,9 @@ def evaluate(
     split: str,
     precision: Precision,
     place: Place,
-    *,
-    stop: Callable[[], bool] = lambda: False,
+    watch: Bystander | None = None,
 ) -> Evaluation | None:
-    """Measure `task` on the batches of `loader`; None when `stop` turned true between two batches.
+    """Measure `task` on the batches of `loader`; None when `watch` asked to stop between two batches.
 
     `place` brings a shard to the device. Raises DataError when the loader gives an id twice or out of order.
     """
@@ -110,26 +124,29 @@ def evaluate(
     training = module.training
     module.eval()
     try:
-        return _measure(module, loader, split, precision, place, stop)
+        return _measure(module, loader, split, precision, place, watch or Bystander())
     finally:
         module.train(training)
 
 
 @torch.no_grad()
 def _measure(
-    task: Any, loader: Loader, split: str, precision: Precision, place: Place, stop: Callable[[], bool]
+    task: Any, loader: Loader, split: str, precision: Precision, place: Place, watch: Bystander
 ) -> Evaluation | None:
     sums, ids, last, count = _Sums(task.metrics()), Digest(), None, 0
     for batch in loader.steps(0, loader.steps_per_epoch):
         fault("in_val")
-        if stop():
+        if watch.stop():
             return None
         for shard in batch:
             last = _check_order(shard, last, split)
             ids.add(shard.ids)
             count += len(shard)
             placed, counts = place(shard), task.counts(shard)
-            sums.add(*_judge(task, placed, counts, precision), placed)
+            with watch.judging():
+                loss, prediction = _judge(task, placed, counts, precision)
+            sums.add(loss, prediction, placed)
+            watch.seen(prediction, placed)
     return Evaluation(split, sums.results(), count, ids.hex())
 
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from calotype.digest import Digest
+from calotype.engine.device import memory_used
 from calotype.engine.precision import Guard
+from calotype.engine.profile import Profiler
 from calotype.errors import NonFiniteError
 from calotype.types import Shard, StepRecord, Tracker
 
@@ -46,6 +48,7 @@ class PendingStep:
     norm: Tensor
     lr: tuple[float, ...]
     terms: dict[str, tuple[Tensor, float]]
+    momentum: tuple[float, ...] = ()
 
 
 class Mirrors:
@@ -54,9 +57,17 @@ class Mirrors:
     def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], None]) -> None:
         self.trackers, self.warn = list(trackers), warn
 
-    def call(self, method: str, *args: Any) -> None:
+    def want(self, what: str) -> bool:
+        """Whether any tracker has a true attribute `wants_<what>`."""
+        return any(getattr(tracker, f"wants_{what}", False) for tracker in self.trackers)
+
+    def offer(self, what: str, method: str, *args: Any) -> None:
+        """Call `method` of each tracker that wants `what`."""
+        self.call(method, *args, among=[found for found in self.trackers if getattr(found, f"wants_{what}", False)])
+
+    def call(self, method: str, *args: Any, among: Sequence[Tracker] | None = None) -> None:
         """Call `method` of each tracker."""
-        for tracker in list(self.trackers):
+        for tracker in list(self.trackers if among is None else among):
             try:
                 getattr(tracker, method)(*args)
             except Exception as error:  # noqa: BLE001 - a mirror must not stop a run, whatever it raises
@@ -87,8 +98,10 @@ class Observer:
         *,
         on_shard: Callable[[str, Shard], None] | None = None,
         on_saved: Callable[[], None] | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
         self.journal, self.clock, self.mirrors = journal, clock, mirrors
+        self.profiler = profiler or Profiler()
         self.on_shard, self.on_saved = on_shard, on_saved
         self.window = Window()
         self._pending: list[PendingStep] = []
@@ -98,6 +111,7 @@ class Observer:
         self._pending.append(pending)
         self.window.waited += waited
         self.window.images += sum(map(len, pending.ids))
+        self.profiler.step()
 
     def flush(self, guard: Guard) -> None:
         """Read the pending steps from the device and write them.
@@ -127,7 +141,9 @@ class Observer:
         scalars = {"train/loss": sum(record.loss for record in records) / len(records), "train/norm": last.norm}
         scalars |= _term_means(pending)
         scalars |= {f"lr/{group}": lr for group, lr in enumerate(last.lr)}
+        scalars |= {f"momentum/{group}": value for group, value in enumerate(pending[-1].momentum)}
         times = {"time/images_per_s": window.images / elapsed, "time/data_wait": window.waited / elapsed}
+        times["time/memory_gib"] = memory_used(pending[-1].loss.device) / 2**30
         self.window = Window(now)
         self.clock.write({"step": last.step + 1, "time": time.time(), "seconds": elapsed, **times})
         self.journal.flush()

@@ -22,6 +22,7 @@ class Parts:
     optimizer: Optimizer
     train: Loader
     val: Loader | None = None
+    train_eval: Loader | None = None
     test: Loader | None = None
     scheduler: AnyScheduler | None = None
     batch_transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()

@@ -27,6 +27,7 @@ class Plan:
     checkpoint_every: int | None
     log_every: int
     ends_at: int | None = None
+    validate_first: bool = False
 
     @classmethod
     def of(cls, trainer: TrainerSettings, checkpoint: CheckpointSettings, steps_per_epoch: int) -> Plan:
@@ -56,6 +57,7 @@ class Plan:
             None if trainer.val_epochs is None else frozenset(trainer.val_epochs),
             every(checkpoint.every, "checkpoint.every"),
             trainer.log_every_n_steps,
+            validate_first=trainer.val_before_training,
         )
 
     def epoch(self, step: int) -> int:
@@ -72,6 +74,8 @@ class Plan:
 
     def validates(self, step: int) -> bool:
         """Whether validation is due after `step` steps, the end of the run aside."""
+        if step == 0:
+            return self.validate_first
         if self.validate_epochs is not None:
             return self.ends_epoch(step) and self.epoch(step - 1) in self.validate_epochs
         return _due(step, self.validate_every)

@@ -147,6 +147,14 @@ def _set_rates(optimizer: Optimizer, rates: Sequence[float | Tensor]) -> None:
         group["lr"] = rate
 
 
+def momenta(optimizer: Optimizer) -> tuple[float, ...]:
+    """The momentum of each parameter group, or what Adam and its kin call beta 1; () where there is no such thing."""
+    groups = optimizer.param_groups
+    if "betas" in groups[0]:
+        return tuple(float(group["betas"][0]) for group in groups)
+    return tuple(float(group["momentum"]) for group in groups) if "momentum" in groups[0] else ()
+
+
 @dataclass(slots=True)
 class EarlyStop:
     """Stops at the call after `patience` in which the score was not better than the best by more than `min_delta`.

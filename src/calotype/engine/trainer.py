@@ -26,8 +26,9 @@ from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import Guard, Precision, clip, gradient_norm, guarded_step
 from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
-from calotype.engine.schedule import Warmup
+from calotype.engine.schedule import Warmup, momenta
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
+from calotype.engine.watch import Watch, Watcher
 from calotype.errors import ConfigError, Interrupted, RunFolderError
 from calotype.faults import fault
 from calotype.keys import key, seed_everything, seed_torch
@@ -49,6 +50,10 @@ class Trainer:
         self.parts, self.options, self.plan = parts, options, plan
         self.observer, self.checkpoints, self.stop_signal = observer, checkpoints, stop
         self.task: Any = parts.task
+        self.spent = observer.profiler.spent
+        self.watcher = Watcher(observer.mirrors, parts.task, lambda: bool(self.stop_signal()))
+        beside = {"val": parts.val, "train_eval": parts.train_eval}
+        self.watched = {split: loader for split, loader in beside.items() if loader is not None}
         self.state = LoopState()
         self.precision = Precision(options.precision, options.device)
         self.guard = Guard(options.device, latched=not options.skip_nonfinite)
@@ -90,7 +95,9 @@ class Trainer:
         waiting = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - waiting
+        self.spent("waiting for data")
         pending = compute(batch)
+        self.spent("optimizer step")
         self.state.step += 1
         self.observer.step(pending, waited)
         fault("after_step")
@@ -118,16 +125,18 @@ class Trainer:
         tree = Tree() if self.options.exact else RunningSum()
         for index, shard in enumerate(batch):
             tree.push(self._backward(index, shard, counts, term_counts))
+        self.spent("forward and backward")
         gradients, loss, sums = self._take(tree.result(), batch)
         self.precision.unscale(gradients)
         norm = gradient_norm(gradients)
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
         found_inf = self.guard.check(loss, norm, self.precision)
+        momentum = momenta(self.parts.optimizer)
         lr = self._update(step, found_inf)
         terms = {name: (total, count) for (name, count), total in zip(term_counts.items(), sums, strict=True)}
         ids, inputs = [shard.ids for shard in batch], [shard.digest for shard in batch]
-        return PendingStep(step, self.plan.epoch(step), ids, inputs, loss, norm, lr, terms)
+        return PendingStep(step, self.plan.epoch(step), ids, inputs, loss, norm, lr, terms, momentum)
 
     def _counts(self, batch: Batch) -> dict[str, float]:
         """The whole batch's counts, from the targets alone, before the first backward."""
@@ -215,16 +224,19 @@ class Trainer:
         signal = self.stop_signal()
         if due or signal or plan.logs(step):
             self.observer.flush(self.guard)
+        self.spent("observing")
         if signal:
             self._interrupt(signal)
-        if self.parts.val is not None and (plan.validates(step) or ended):
+        if self.watched and (plan.validates(step) or ended):
             ended = self._validate() or ended
+            self.spent("validation")
         self._schedule_epoch(step)
         self.state.ended = ended
         if ended:
             self.observer.event("end", step, reason=ended)
         if plan.checkpoints(step) or ended or self.checkpoints.improves(step, self.state.scores):
             self._checkpoint(final=ended is not None)
+            self.spent("checkpoint")
         if due:
             self.observer.restart_clock()
 
@@ -235,9 +247,18 @@ class Trainer:
         return limit is not None and self.elapsed + time.monotonic() - self.started > limit
 
     def _validate(self) -> str | None:
-        """Measure the validation split; "patience" when early stopping ends the run."""
+        """Measure the validation split, and what is measured beside it; "patience" when early stopping ends the run.
+
+        Nothing is told before all of it is measured: a run that is stopped in between does it all again. Before the
+        first step it is only looked at: schedules and checkpoints go by what training has done.
+        """
         step, parts = self.state.step, self.parts
-        measured = self._evaluate(cast(Loader, parts.val), "val")
+        found = {split: self._measure(loader, split) for split, loader in self.watched.items()}
+        for measured, watch in found.values():
+            self._tell(measured, watch)
+        if step == 0 or parts.val is None:
+            return None
+        measured = found["val"][0]
         score = measured.scalars().get(self.options.monitor)
         if score is None:
             raise ConfigError(
@@ -257,20 +278,24 @@ class Trainer:
         if self.plan.ends_epoch(step):
             scheduler.step()
 
-    def _evaluate(self, loader: Loader, split: str) -> Evaluation:
+    def _measure(self, loader: Loader, split: str) -> tuple[Evaluation, Watch]:
         def place(shard: Shard) -> Shard:
-            self.observer.see(split, shard)
+            self.observer.see(split.removesuffix("_eval"), shard)
             return self._placed(shard)
 
-        with self.parts.ema.swapped() if self.parts.ema and split == "val" else nullcontext():
-            measured = evaluate(self.task, loader, split, self.precision, place, stop=lambda: bool(self.stop_signal()))
+        watch = self.watcher.watch()
+        with self.parts.ema.swapped() if self.parts.ema and split != "test" else nullcontext():
+            measured = evaluate(self.task, loader, split, self.precision, place, watch)
         if measured is None:
             self._interrupt(str(self.stop_signal()), save=self.state.ended is None)
-        values = {"split": split, "count": measured.count, "ids": measured.ids, "metrics": dict(measured.metrics)}
-        self.observer.event("evaluation", self.state.step, **values)
+        return measured, watch
+
+    def _tell(self, measured: Evaluation, watch: Watch) -> None:
+        values = {"split": measured.split, "count": measured.count, "ids": measured.ids}
+        self.observer.event("evaluation", self.state.step, **values, metrics=dict(measured.metrics))
         self.observer.scalars(self.state.step, measured.scalars())
         self.state.results |= measured.scalars()
-        return measured
+        watch.show(self.state.step, measured.split)
 
     def test(self) -> None:
         """Measure the test split with the weights that `options.test` names, where there are both."""
@@ -278,7 +303,8 @@ class Trainer:
             return
         which = self.options.test if self.options.test == "last" or self.checkpoints.has_best() else "last"
         with borrowed(self.task.network, self.checkpoints.named(which).model()):
-            self._evaluate(self.parts.test, "test")
+            self._tell(*self._measure(self.parts.test, "test"))
+        self.spent("test")
 
     # --- checkpoints
 
@@ -301,7 +327,8 @@ class Trainer:
         """Save the state as it is before what is due at this step, and leave."""
         if save:
             self._save(part=True)
-        raise Interrupted(f"stopped by {signal} after step {self.state.step - 1}; `--resume` continues from there")
+        done = f"after step {self.state.step - 1}" if self.state.step else "before the first step"
+        raise Interrupted(f"stopped by {signal} {done}; `--resume` continues from there")
 
     def network_state(self) -> Mapping[str, Tensor]:
         """The weights that count: the average where one is kept."""
@@ -312,9 +339,11 @@ class Trainer:
         return training_state(self.parts, self.precision, self.state)
 
     def _begin(self) -> bool:
-        """The digests of the initial state; a state that no checkpoint could hold is refused here."""
+        """The digests of the initial state, which is refused if no checkpoint could hold it; whether something is due
+        before the first step.
+        """
         self.observer.event("digests", 0, tensors=digests(self.network_state(), self.training_state()))
-        return False
+        return self.plan.validates(0)
 
     def _restore(self, checkpoint: Checkpoint) -> bool:
         """Put a checkpoint's state back; whether what is due at its step is still to be done."""

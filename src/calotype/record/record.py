@@ -29,6 +29,7 @@ NEUTRAL = (
     "data.prefetch",
     "data.timeout",
     "trainer.log_every_n_steps",
+    "trainer.profiler",
     "checkpoint.on_error",
 )
 """Keys, or beginnings of keys, that change no bit of a run."""

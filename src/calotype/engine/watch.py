@@ -1,0 +1,90 @@
+"""What trackers get of an evaluation besides numbers: pictures of its samples, and once the network's graph.
+
+Only where a tracker asks for it (`wants_images`, `wants_graph`) and the task has something to show (`gallery`). It is
+drawn from predictions that are made anyway: no bit of the run changes. What fails here is told once and left out from
+then on; a run never stops for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from calotype.engine.evaluate import Bystander
+from calotype.engine.observe import Mirrors
+from calotype.engine.sketch import Sketch
+from calotype.types import Gallery, Prediction, Shard
+
+
+class Watcher:
+    """Makes a `Watch` for each evaluation of a run."""
+
+    def __init__(self, mirrors: Mirrors, task: Any, stop: Callable[[], bool]) -> None:
+        self.mirrors, self.task, self.stop = mirrors, task, stop
+        self.pictures = hasattr(task, "gallery")
+        self.drawn = False
+
+    def watch(self) -> Watch:
+        """The watch of one evaluation."""
+        return Watch(self)
+
+    def gallery(self) -> Gallery | None:
+        """A fresh gallery, where there is one and somebody looks."""
+        if not (self.pictures and self.mirrors.want("images")):
+            return None
+        with self.careful("pictures"):
+            found: Gallery = self.task.gallery()
+            return found
+        return None
+
+    @contextmanager
+    def careful(self, what: str) -> Iterator[None]:
+        """What fails within the context ends the pictures, not the run."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a picture must not stop a run, whatever it raises
+            self.pictures = False
+            self.mirrors.warn(f"no more {what}: {type(error).__name__}: {error}")
+
+
+class Watch(Bystander):
+    """Sees what one evaluation sees."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.gallery = watcher.gallery()
+        self.sketch: Sketch | None = None
+
+    def stop(self) -> bool:
+        """Whether the evaluation is to end."""
+        return self.watcher.stop()
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Around a forward pass; the first of a run that somebody wants to see is drawn."""
+        if self.watcher.drawn or not self.watcher.mirrors.want("graph"):
+            yield
+            return
+        self.watcher.drawn = True
+        self.sketch = Sketch(self.watcher.task.network)
+        with self.sketch.drawing():
+            yield
+
+    def seen(self, prediction: Prediction, shard: Shard) -> None:
+        """A shard and what was predicted for it, on the device."""
+        if self.gallery is not None and self.watcher.pictures:
+            with self.watcher.careful("pictures"):
+                self.gallery.update(prediction, shard)
+
+    def show(self, step: int, split: str) -> None:
+        """Give the trackers what was seen."""
+        mirrors = self.watcher.mirrors
+        if self.sketch is not None and self.sketch.nodes:
+            mirrors.offer("graph", "graph", self.sketch.nodes)
+            self.sketch = None
+        if self.gallery is None or not self.watcher.pictures:
+            return
+        with self.watcher.careful("pictures"):
+            for name, picture in self.gallery.pictures().items():
+                mirrors.offer("images", "image", step, f"{split}/{name}", picture)
