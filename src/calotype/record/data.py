@@ -9,6 +9,8 @@ before anything is computed from it.
 
 from __future__ import annotations
 
+import heapq
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ import safetensors.numpy
 from calotype.digest import Digest
 from calotype.errors import DataError, RunFolderError
 from calotype.files import replace_file
+from calotype.record.file_table import FileTable, Relative, Rows
 from calotype.types import Shard, Source
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 FILE = "data-lock.safetensors"
 SHOWN = 5
+MOST = 100
+"""Files of another size that are named at most."""
 
 
 @dataclass(slots=True)
@@ -38,14 +43,14 @@ class SplitLock:
     ids: IntArray
     contents: DigestArray
     seen: np.ndarray[Any, np.dtype[np.bool_]]
-    files: dict[str, tuple[int, int]]
+    files: FileTable
     containers: dict[str, str]
 
     @classmethod
     def of(cls, source: Source, root: Path) -> SplitLock:
         """The first stage: ids, files with size and time, digests of files that were read whole."""
-        files = {_relative(file, root): (file.stat().st_size, file.stat().st_mtime_ns) for file in source.files}
-        containers = {_relative(file, root): digest for file, digest in source.containers.items()}
+        files, relative = FileTable.of(source.files, root), Relative(root)
+        containers = {os.fsdecode(relative(str(file))): digest for file, digest in source.containers.items()}
         empty = np.zeros((len(source), 2), np.uint64)
         # safetensors writes an array's memory as it lies: a slice with a step would be saved as other numbers
         return cls(np.ascontiguousarray(source.ids), empty, np.zeros(len(source), bool), files, containers)
@@ -98,11 +103,9 @@ class DataLock:
         arrays: dict[str, Any] = {}
         for name, lock in self.splits.items():
             arrays |= {f"{name}.ids": lock.ids, f"{name}.contents": lock.contents, f"{name}.seen": lock.seen}
-            arrays[f"{name}.files"] = _text("\n".join(lock.files))
-            arrays[f"{name}.stats"] = np.array(list(lock.files.values()), np.int64).reshape(-1, 2)
-            arrays[f"{name}.containers"] = _text(
-                "\n".join(f"{digest} {file}" for file, digest in lock.containers.items())
-            )
+            files, pairs = lock.files, (f"{digest} {file}" for file, digest in lock.containers.items())
+            arrays |= {f"{name}.names": files.names, f"{name}.ends": files.ends, f"{name}.stats": files.stats}
+            arrays[f"{name}.containers"] = np.frombuffer(os.fsencode("\0".join(pairs)), np.uint8)
         replace_file(folder / FILE, safetensors.numpy.save(arrays))
         self._settled |= {name for name, lock in self.splits.items() if lock.seen.all()}
 
@@ -119,12 +122,15 @@ class DataLock:
             raise RunFolderError(f"{file} can't be read: {error}") from error
         splits = {}
         for name in sorted({key.partition(".")[0] for key in arrays}):
-            files = _lines(arrays[f"{name}.files"])
-            stats = [(int(size), int(time)) for size, time in arrays[f"{name}.stats"]]
-            pairs = (line.split(" ", 1) for line in _lines(arrays[f"{name}.containers"]))
+            stats, packed = arrays[f"{name}.stats"], f"{name}.names" in arrays
+            if packed:
+                files = FileTable(arrays[f"{name}.names"], arrays[f"{name}.ends"], stats)
+            else:  # a lock of version 0.1
+                files = FileTable.listed(_lines(arrays[f"{name}.files"], b"\n"), stats)
+            pairs = (line.split(" ", 1) for line in _lines(arrays[f"{name}.containers"], b"\0" if packed else b"\n"))
             containers = {file: digest for digest, file in pairs}
             ids, contents, seen = (arrays[f"{name}.{part}"] for part in ("ids", "contents", "seen"))
-            splits[name] = SplitLock(ids, contents, seen, dict(zip(files, stats, strict=True)), containers)
+            splits[name] = SplitLock(ids, contents, seen, files, containers)
         return cls(splits)
 
     def inherit(self, old: DataLock) -> None:
@@ -142,11 +148,16 @@ def keep_lock(folder: Path, number: int) -> None:
 
 def touched(old: DataLock, new: DataLock) -> bool:
     """Whether a file that is not read whole has another size or time, so that only its content can tell."""
+    return any(_touched(old.splits[name], new.splits[name]) for name in old.splits.keys() & new.splits)
 
-    def loose(lock: SplitLock) -> dict[str, tuple[int, int]]:
-        return {name: stat for name, stat in lock.files.items() if name not in lock.containers}
 
-    return any(loose(old.splits[name]) != loose(new.splits[name]) for name in old.splits.keys() & new.splits)
+def _touched(old: SplitLock, new: SplitLock) -> bool:
+    if not old.files.same_names(new.files) or old.containers.keys() != new.containers.keys():
+        return True
+    other = (old.files.stats != new.files.stats).any(1)
+    whole = [row for row in map(old.files.row, old.containers) if row is not None]
+    other[whole] = False
+    return bool(other.any())
 
 
 def differences(old: DataLock, new: DataLock, contents: Mapping[str, DigestArray] | None = None) -> list[str]:
@@ -170,15 +181,28 @@ def _split_differences(old: SplitLock, new: SplitLock, contents: DigestArray | N
     for what, ids in (("added", np.setdiff1d(new.ids, old.ids)), ("removed", np.setdiff1d(old.ids, new.ids))):
         if len(ids):
             found.append(f"{what} {_listed(ids)}")
-    for what, names in (("added", new.files.keys() - old.files), ("removed", old.files.keys() - new.files)):
-        found += [f"{what} file {name}" for name in sorted(names)[:SHOWN]]
-    for name in sorted(new.files.keys() & old.files):
-        sizes = old.files[name][0], new.files[name][0]
-        if sizes[0] != sizes[1]:
-            found.append(f"file {name} changed from {sizes[0]} to {sizes[1]} bytes")
-        elif old.containers.get(name) != new.containers.get(name):
-            found.append(f"file {name} changed: its sha256 is not the recorded one")
+    before, now = old.files.common(new.files)
+    for what, files, rows in (("added", new.files, now), ("removed", old.files, before)):
+        others = np.setdiff1d(np.arange(len(files)), rows)
+        found += [f"{what} file {name}" for name in heapq.nsmallest(SHOWN, map(files.name, others.tolist()))]
+    changed = _changed_files(old, new, before, now)
+    found += [changed[name] for name in sorted(changed)]
     return found + _content_differences(old, new, contents)
+
+
+def _changed_files(old: SplitLock, new: SplitLock, before: Rows, now: Rows) -> dict[str, str]:
+    """What to say of files that both have, whose size or, where they are read whole, digest differs."""
+    sizes = old.files.stats[before, 0], new.files.stats[now, 0]
+    changed = {}
+    other = np.flatnonzero(sizes[0] != sizes[1]).tolist()
+    named = ((old.files.name(int(before[place])), place) for place in other)
+    for name, place in heapq.nsmallest(MOST, named):
+        changed[name] = f"file {name} changed from {sizes[0][place]} to {sizes[1][place]} bytes"
+    for name in {*old.containers, *new.containers}:
+        both = name in old.files and name in new.files
+        if both and name not in changed and old.containers.get(name) != new.containers.get(name):
+            changed[name] = f"file {name} changed: its sha256 is not the recorded one"
+    return changed
 
 
 def _content_differences(old: SplitLock, new: SplitLock, contents: DigestArray | None) -> list[str]:
@@ -198,16 +222,5 @@ def _listed(ids: IntArray) -> str:
     return f"{len(ids)} sample{'s' if len(ids) > 1 else ''} ({shown}{', ...' if len(ids) > SHOWN else ''})"
 
 
-def _relative(file: Path, root: Path) -> str:
-    """A file's name within the data's folder; one that lies elsewhere, in a package, goes by the end of its path."""
-    file = file.resolve()
-    inside = file.is_relative_to(root.resolve())
-    return str(file.relative_to(root.resolve())) if inside else "/".join(("...", *file.parts[-3:]))
-
-
-def _text(value: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.frombuffer(value.encode(), np.uint8)
-
-
-def _lines(value: Any) -> list[str]:
-    return bytes(value).decode().split("\n") if len(value) else []
+def _lines(value: Any, end: bytes) -> list[str]:
+    return [os.fsdecode(line) for line in bytes(value).split(end)] if len(value) else []
