@@ -23,7 +23,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 
 def test_the_public_names() -> None:
-    assert calotype.__all__ == ["__version__", "load", "train"]
+    assert set(calotype.__all__) == {"__version__", "load", "predict", "train"}
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         calotype.fit  # noqa: B018
 

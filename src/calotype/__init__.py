@@ -1,24 +1,20 @@
 """Calotype: reproducible vision training in PyTorch. One config, any number of identical runs.
 
-`calotype.train("experiment=digits")` trains, `calotype.load(run)` gives a trained model back. Importing this package
-imports no torch; the two functions do when they are first used.
+`calotype.train("experiment=digits")` trains, `calotype.load(run)` gives a trained model back, `calotype.predict(run,
+"photos")` predicts files. Importing this package imports no torch; the functions do when they are first used.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "train"]
+_FUNCTIONS = {"train": "train", "load": "evaluate", "predict": "predict"}
+__all__ = ["__version__", "load", "predict", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":
-        from calotype.commands.train import train
-
-        return train
-    if name == "load":
-        from calotype.commands.evaluate import load
-
-        return load
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"calotype.commands.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'calotype' has no attribute {name!r}")

@@ -22,6 +22,8 @@ VERBS = {
     "status": "say how a run is doing, and exit with its code",
     "runs": "a table of the runs, newest or best first",
     "evaluate": "score a run or checkpoint on a split",
+    "predict": "predict the classes of image files",
+    "average": "average the weights of several checkpoints",
     "verify": "run a run again and compare it bit for bit",
     "config": "show a config, explain a key, compare two configs",
 }

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
     from calotype.config.compose import Config
     from calotype.engine.evaluate import Evaluation
+    from calotype.engine.precision import Precision
+    from calotype.types import Prediction, Shard
 
 HELP = "Measure a run's checkpoint on a split. Exits 5 when the metric misses --target."
 
@@ -46,19 +48,38 @@ class Loaded:
     def evaluate(self, split: str) -> Evaluation:
         """Measure a split. Raises DataError for one that the data set doesn't have."""
         from calotype.engine.evaluate import evaluate
-        from calotype.engine.precision import Precision
 
-        data, options = self.assembly.data, self.assembly.options
-        parts = self.assembly.parts
-        loader = {"val": parts.val, "test": parts.test}.get(split) or data.loader(split)
-        if loader is None:
-            raise DataError(f"the data set has no {split} split; it has {', '.join(data.sources)}")
-        precision = Precision(options.precision, options.device)
-        layout = self.assembly.layout()
-        measured = evaluate(self.task, loader, split, precision, lambda shard: shard.to(options.device, layout))
+        precision, place = self._computing()
+        measured = evaluate(self.task, self._loader(split), split, precision, place)
         if measured is None:
             raise RuntimeError("an evaluation that nothing stops has ended early")
         return measured
+
+    def predict(self, split: str) -> Iterator[Prediction]:
+        """The predictions of a split, batch by batch in the order of ids, on the device. Raises as `evaluate` does."""
+        import torch
+
+        precision, place = self._computing()
+        loader = self._loader(split)
+        for batch in loader.steps(0, loader.steps_per_epoch):
+            for shard in batch:
+                with torch.no_grad(), precision.autocast():
+                    prediction = self.task.predict(place(shard))
+                yield prediction
+
+    def _loader(self, split: str) -> Any:
+        data, parts = self.assembly.data, self.assembly.parts
+        loader = {"val": parts.val, "test": parts.test}.get(split) or data.loader(split)
+        if loader is None:
+            raise DataError(f"the data set has no {split} split; it has {', '.join(data.sources)}")
+        return loader
+
+    def _computing(self) -> tuple[Precision, Callable[[Shard], Shard]]:
+        """The run's precision, and what brings a shard to its device."""
+        from calotype.engine.precision import Precision
+
+        options, layout = self.assembly.options, self.assembly.layout()
+        return Precision(options.precision, options.device), lambda shard: shard.to(options.device, layout)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@
         training.safetensors   tensors of the training state
         training.json          the rest of it
         manifest.json          step, format, tied names, sha256 of each file, and a digest of all that
-      last  best               one line each: the name of a folder
+      average-00000076-...     an average of several, made after the run; like any other, but not to go on from
+      last  best  average      one line each: the name of a folder
 
 A folder is written under a temporary name, synced and renamed, then the pointers follow, so at every instant `last`
 names a whole checkpoint. Order is by step, never by time. A damaged checkpoint is reported and left alone; the newest
@@ -102,12 +103,14 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return bytes(safetensors.torch.save(plain, {"format": "pt"}))
 
 
-def contents(step: int, network: Mapping[str, Tensor], training: Mapping[str, Any]) -> dict[str, Any]:
-    """The files of a checkpoint, in the order of writing. Raises CheckpointError for a state that can't be written."""
+def contents(step: int, network: Mapping[str, Tensor], training: Mapping[str, Any], **about: Any) -> dict[str, Any]:
+    """The files of a checkpoint, in the order of writing; `about` goes to the manifest. Raises CheckpointError for a
+    state that can't be written.
+    """
     tensors: dict[str, Tensor] = {}
     state = encode(dict(training), tensors)
     model, aliases = untied(network)
-    manifest = {"format": FORMAT, "step": step, "aliases": aliases}
+    manifest = {**about, "format": FORMAT, "step": step, "aliases": aliases}
     return {
         MODEL: to_bytes(model),
         TENSORS: to_bytes(tensors),
@@ -168,15 +171,25 @@ class Checkpoints:
         it (what was there stays), CheckpointError for a state of a type that can't be written.
         """
         folder = self.folder / name_of(step, part=part)
-        files = contents(step, network, training)
         with _on_disk(folder):
-            self._set_aside(folder, files)
-            fault("before_write")
-            if not folder.exists():
-                write_folder(folder, files)
+            self._write(folder, contents(step, network, training))
             self._point(folder.name, scores)
         self._prune(folder.name, scores)
         return folder
+
+    def add(self, name: str, files: Mapping[str, Any], pointer: str) -> Checkpoint:
+        """Write a checkpoint that is none of the run's steps, from what `contents` gave, and point to it."""
+        folder = self.folder / name
+        with _on_disk(folder):
+            self._write(folder, files)
+            replace_file(self.folder / pointer, name + "\n")
+        return open_checkpoint(folder)
+
+    def _write(self, folder: Path, files: Mapping[str, Any]) -> None:
+        self._set_aside(folder, files)
+        fault("before_write")
+        if not folder.exists():
+            write_folder(folder, files)
 
     def settle(self, checkpoint: Checkpoint, scores: Mapping[int, float]) -> None:
         """Point to the checkpoint a run goes on from: a kill may have come between its rename and the pointers, or
@@ -261,9 +274,11 @@ class Checkpoints:
         return None, faults
 
     def named(self, name: str) -> Checkpoint:
-        """The checkpoint `last`, `best` or a folder's name stands for. Raises CheckpointError."""
+        """The checkpoint that a pointer (`last`, `best`, `average`) or a folder's name stands for. Raises
+        CheckpointError.
+        """
         pointer = self.folder / name
-        if name in {"last", "best"}:
+        if name in {"last", "best", "average"}:
             if not pointer.is_file():
                 raise CheckpointError(
                     f"{self.folder} has no {name} checkpoint; it has {', '.join(self.names()) or 'none'}"

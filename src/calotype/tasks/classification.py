@@ -200,6 +200,10 @@ class MultiLabel(Classification):
 
     def _divisors(self) -> Tensor | None:
         return None
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probability of each class on its own, (n, C)."""
+        return logits.sigmoid()
+
 
     def _default_metrics(self) -> dict[str, Metric]:
         return {"f1": F1(self.num_classes), "per_class": PerClass(self.classes), "exact_match": ExactMatch()}

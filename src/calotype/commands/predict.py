@@ -1,0 +1,240 @@
+"""`calotype predict RUN INPUT...`: what a trained network says of image files, a row each, as CSV or JSON lines.
+
+The training data need not be there. A file that can't be read is a row with the reason, and the rest goes on; the exit
+code then is 3. Rows come in the order of the inputs, as soon as their batch is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from calotype.commands.status import add_run, runs_folder
+from calotype.errors import DataError, RunFolderError, UsageError
+from calotype.files import TEMPORARY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from calotype.commands._model import Device, Model
+
+HELP = "Predict classes of image files with a run's network: CSV or JSON lines of path, class, probability, top k."
+FORMATS = ("csv", "jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What came of one file: class probabilities (C,), float32, or why there are none."""
+
+    path: str
+    probabilities: Tensor | None
+    error: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_run(parser)
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="files, folders, patterns in quotes, or - for a list on stdin"
+    )
+    parser.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or a folder's name")
+    parser.add_argument("--topk", type=int, default=1, metavar="K", help="so many classes with their probabilities")
+    parser.add_argument("--format", choices=FORMATS, help="csv (default), or jsonl; by default what --output ends with")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there, in one instant, instead of stdout")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images at once; by default data.eval_batch_size")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="by default the run's, or cpu"
+    )
+    parser.add_argument(
+        "--override", action="append", default=[], metavar="KEY=VALUE", help="e.g. data.workers=4 (repeatable)"
+    )
+    parser.add_argument("--trust", action="append", default=[], metavar="PKG", help="allow targets of this package")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; 0. Raises DataError after the last row if a file could not be read."""
+    if args.topk < 1:
+        raise UsageError(f"--topk {args.topk}: at least 1")
+    kind = args.format or ("jsonl" if args.output and args.output.suffix in (".jsonl", ".json") else "csv")
+    from calotype.commands._model import load_model
+    from calotype.commands._progress import Progress
+
+    files = _files(args.inputs)
+    model = load_model(
+        args.run,
+        *args.override,
+        checkpoint=args.checkpoint,
+        device=args.device,
+        runs=runs_folder(args.runs, args.override),
+        trust=args.trust,
+    )
+    failed = 0
+    with _output(args.output) as stream, Progress(len(files), "images") as progress:
+        writer = WRITERS[kind](stream, model.classes, min(args.topk, len(model.classes)))
+        for batch in _batches(model, files, args.batch_size):
+            for row in batch:
+                writer.row(row)
+                failed += row.error is not None
+            progress.advance(len(batch))
+    if failed:
+        raise DataError(f"{failed} of {len(files)} files could not be predicted; their rows say why")
+    return 0
+
+
+def predict(
+    run: str | Path,
+    *inputs: str | Path,
+    checkpoint: str = "best",
+    batch_size: int | None = None,
+    device: Device = "auto",
+    runs: str | Path = "runs",
+    trust: Collection[str] = (),
+) -> Iterator[Predicted]:
+    """The predictions of image files, folders and patterns, in their order, as they are computed.
+
+    `run`, `checkpoint` are those of `load`. A file that can't be read gives an `error` and no probabilities. Raises
+    UsageError for an input that means no file and for a run whose task gives no classes.
+    """
+    from calotype.commands._model import load_model
+
+    files = _files([str(path) for path in inputs])
+    model = load_model(run, checkpoint=checkpoint, device=device, runs=runs, trust=trust)
+    return (row for batch in _batches(model, files, batch_size) for row in batch)
+
+
+def _files(inputs: Sequence[str]) -> list[str]:
+    from calotype.config.build import locate
+
+    if not inputs:
+        raise UsageError("no INPUT: name files, folders, patterns in quotes, or - for a list on stdin")
+    found: list[str] = locate("calotype.data.listed.named")(inputs, sys.stdin.buffer if "-" in inputs else ())
+    return found
+
+
+def _batches(model: Model, files: Sequence[str], batch_size: int | None) -> Iterator[list[Predicted]]:
+    """The predictions of each batch of files."""
+    from calotype.config.build import build, locate
+
+    listed, image, data = locate("calotype.data.listed"), model.image, model.settings.data
+
+    def check(shape: Sequence[int]) -> None:
+        if not image.fits(shape):
+            raise DataError(
+                f"is {' x '.join(map(str, shape))} after the run's evaluation transforms, and the network was trained "
+                f"on {image.told()}; resize it, or set --override data.eval_transforms=[...]"
+            )
+
+    transforms = build(data.eval_transforms, "data.eval_transforms")
+    reader = listed.FileReader(listed.Files(files, decoder(model)), transforms, check, seed=model.settings.seed)
+    size = data.eval_batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise UsageError(f"--batch-size {size}: at least 1")
+    for batch in listed.batches(reader, data, 1 if None in image.shape else size):
+        yield _rows(model, files, batch)
+
+
+def decoder(model: Model) -> Callable[[bytes], Any]:
+    """What turns a file's bytes into an image as the run's data set does. Raises UsageError for images that no file
+    format here gives.
+    """
+    from calotype.config.build import locate
+
+    given = {
+        name: model.settings.dataset[name]
+        for name in ("mode", "background", "max_pixels")
+        if name in model.settings.dataset
+    }
+    modes = {1: "L", 3: "RGB"}
+    if "mode" not in given and model.image.channels not in modes:
+        raise UsageError(f"the run's images have {model.image.channels} channels; files give 1 (grey) or 3 (RGB)")
+    decode: Any = locate("calotype.data.images.decode")
+    return functools.partial(decode, **{"mode": modes.get(model.image.channels), **given})
+
+
+def _rows(model: Model, files: Sequence[str], batch: Any) -> list[Predicted]:
+    found = {int(place): Predicted(files[place], None, error) for place, error in batch.errors.items()}
+    if batch.shard is not None:
+        probabilities = model.probabilities(batch.shard)
+        for place, values in zip(batch.shard.ids.tolist(), probabilities, strict=True):
+            finite = bool(values.isfinite().all())
+            found[place] = Predicted(files[place], values if finite else None, None if finite else NOT_FINITE)
+    return [found[place] for place in sorted(found)]
+
+
+NOT_FINITE = "the network's output is not finite"
+
+
+class _Writer(Protocol):
+    def row(self, row: Predicted) -> None: ...
+
+
+class Csv:
+    """path, class, probability, then the further classes of the top k, error."""
+
+    def __init__(self, stream: TextIO, classes: Sequence[str], topk: int) -> None:
+        self.classes, self.topk = classes, topk
+        self.writer = csv.writer(stream, lineterminator="\n")
+        further = [name for rank in range(2, topk + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+        self.writer.writerow(["path", "class", "probability", *further, "error"])
+
+    def row(self, row: Predicted) -> None:
+        """Write a row."""
+        cells = [cell for name, value in _top(row, self.classes, self.topk) for cell in (name, f"{value:.6g}")]
+        self.writer.writerow([row.path, *(cells or [""] * 2 * self.topk), row.error or ""])
+
+
+class JsonLines:
+    """{"path", "class", "probability", "top": [{"class", "probability"}, ...]}, or {"path", "error"}."""
+
+    def __init__(self, stream: TextIO, classes: Sequence[str], topk: int) -> None:
+        self.stream, self.classes, self.topk = stream, classes, topk
+
+    def row(self, row: Predicted) -> None:
+        """Write a line."""
+        top = [{"class": name, "probability": float(f"{p:.6g}")} for name, p in _top(row, self.classes, self.topk)]
+        told = {**top[0], "top": top} if top else {"error": row.error}
+        self.stream.write(json.dumps({"path": row.path, **told}) + "\n")
+
+
+WRITERS: dict[str, Callable[[TextIO, Sequence[str], int], _Writer]] = {"csv": Csv, "jsonl": JsonLines}
+
+
+def _top(row: Predicted, classes: Sequence[str], topk: int) -> list[tuple[str, float]]:
+    """The most probable classes, the first of equal ones first."""
+    if row.probabilities is None:
+        return []
+    values, places = row.probabilities.sort(descending=True, stable=True)
+    return [
+        (classes[place], value) for value, place in zip(values[:topk].tolist(), places[:topk].tolist(), strict=True)
+    ]
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """Where rows go: stdout, or a file that is there whole or not at all. Names that are no text keep their bytes."""
+    if path is None:
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        raise RunFolderError(f"{path} can't be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
