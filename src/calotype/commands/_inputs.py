@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from calotype.commands._arguments import paths
-from calotype.commands._assemble import Assembly, Frozen
+from calotype.commands._assemble import Assembly, Frozen, assemble
 from calotype.config.build import locate
 from calotype.config.check import check_schema
 from calotype.config.compose import Config, compose
 from calotype.config.targets import check_targets
 from calotype.config.trust import check_trusted
-from calotype.errors import RefusedError, UsageError
+from calotype.errors import CheckpointError, RefusedError, UsageError
 from calotype.record import record as records
 from calotype.record.data import DataLock, SplitLock, differences, touched
 from calotype.record.folder import RunFolder
@@ -42,6 +44,39 @@ def is_ours(folder: RunFolder) -> bool:
     return is_own(signed, str(record.get("signature", "")))
 
 
+def anchored(config: Config, folder: Path | None = None) -> Config:
+    """The config with the file of `module.init_from` by its whole path, from `folder` or from here, so that a recorded
+    config names the same file from anywhere.
+    """
+    module = config.tree["module"]
+    start = module.get("init_from")
+    if start is None:
+        return config
+    place = str((folder or Path.cwd()).joinpath(_weights_file(module)).absolute())
+    whole = {**start, "path": place} if isinstance(start, Mapping) else place
+    return replace(config, tree={**config.tree, "module": {**module, "init_from": whole}})
+
+
+def _weights_file(module: Mapping[str, Any]) -> str:
+    start = module["init_from"]
+    return str(start["path"] if isinstance(start, Mapping) else start)
+
+
+def reassemble(folder: RunFolder, config: Config, *, begins: bool) -> Assembly:
+    """The objects of a recorded run. One that `begins` needs the weights of `module.init_from`: raises CheckpointError
+    naming them if they are gone.
+    """
+    record, module = folder.record(), config.tree["module"]
+    then = record.get("weights")
+    if begins and then and module.get("init_from") and not Path(_weights_file(module)).exists():
+        raise CheckpointError(
+            f"{_weights_file(module)} is gone, and {folder.name} began with its weights (sha256 {then['sha256']}); "
+            "put it back, or name it by module.init_from=PATH with --allow-changed config",
+            key="module.init_from",
+        )
+    return assemble(config.tree, frozen(record), begins=begins)
+
+
 def frozen(record: Mapping[str, Any]) -> Frozen:
     """What `auto` became when the run was first launched."""
     return Frozen(**record["frozen"])
@@ -68,18 +103,19 @@ def changes(
     edited = ["config.yaml was edited: its digest isn't the recorded one"]
     parts = {
         "config": edited * (was.digest() != record["config_digest"]) + records.changed_config(was.tree, config.tree),
-        "data": found + _weights(record, assembly),
+        "data": found + _weights(record, config, assembly),
     }
     parts |= records.changed_surroundings(record)
     return {part: texts for part, texts in parts.items() if texts}
 
 
-def _weights(record: Mapping[str, Any], assembly: Assembly) -> list[str]:
+def _weights(record: Mapping[str, Any], config: Config, assembly: Assembly) -> list[str]:
     """Whether the file of `module.init_from` is another one than the run began with."""
     then, now = record.get("weights"), assembly.loaded
     if not then or now is None or then["sha256"] == now.sha256:
         return []
-    return [f"the weights of module.init_from: sha256 {then['sha256'][:12]} -> {now.sha256[:12]}"]
+    file = _weights_file(config.tree["module"])
+    return [f"the weights of module.init_from, {file}: sha256 {then['sha256'][:12]} -> {now.sha256[:12]}"]
 
 
 def refuse_changes(found: Mapping[str, list[str]], allowed: Collection[str]) -> None:

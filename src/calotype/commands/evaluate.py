@@ -146,11 +146,10 @@ def load(
     no best is kept), "last" or a folder's name. Raises UsageError, CheckpointError, RefusedError.
     """
     folder, name = named_run(run, checkpoint, runs_folder(runs, overrides))
-    from calotype.commands._assemble import assemble
-    from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
+    from calotype.commands._inputs import changes, data_lock, reassemble, recorded_config
 
     config: Config = recorded_config(folder, overrides, trust)
-    assembly = assemble(config.tree, frozen(folder.record()))
+    assembly = reassemble(folder, config, begins=False)
     found, task = chosen(folder, name), assembly.parts.task
     take_weights(task, found)
     changed = changes(folder, config, assembly, data_lock(assembly, config.tree))

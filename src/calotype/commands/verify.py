@@ -149,8 +149,7 @@ def verify(
     from calotype.record.folder import RunFolder
 
     folder = RunFolder.find(run, runs_folder(runs, overrides))
-    from calotype.commands._assemble import assemble
-    from calotype.commands._inputs import changes, data_lock, frozen, recorded_config
+    from calotype.commands._inputs import changes, data_lock, reassemble, recorded_config
     from calotype.commands._kept import kept_differences
     from calotype.record.data import DataLock
     from calotype.record.record import PARTS, departure
@@ -161,13 +160,13 @@ def verify(
     _check_whole(folder)
     reach = _Reach.of(folder, departure(record), steps, resume_at)
     config = recorded_config(folder, overrides, trust)
-    assembly = assemble(config.tree, frozen(record))
+    assembly = reassemble(folder, config, begins=True)
     lock, then = data_lock(assembly, config.tree), DataLock.load(folder.path, first=True)
     changed = changes(folder, config, assembly, lock, then)
     if recomposed := _recomposed(record, folder):
         changed["config"] = [*changed.get("config", []), *recomposed]
     seen = _Seen(lock, then)
-    result = _compute_again(folder, reach, assembly, lambda: assemble(config.tree, frozen(record)), seen)
+    result = _compute_again(folder, reach, assembly, lambda: reassemble(folder, config, begins=False), seen)
     if seen.changed:
         changed["data"] = [*changed.get("data", []), *seen.told()]
     return Verdict(
@@ -254,7 +253,7 @@ def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> list[str]:
     A config file that is gone is no difference: the run's own copy is complete. The command of somebody else's run is
     not composed: it may name a Python file.
     """
-    from calotype.commands._inputs import is_ours
+    from calotype.commands._inputs import anchored, is_ours
     from calotype.config.compose import compose
     from calotype.errors import ConfigError
     from calotype.record.record import changed_config
@@ -263,7 +262,8 @@ def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> list[str]:
     if gone or not is_ours(folder):
         return []
     try:
-        today = compose(record["command"], config_dirs=[Path(path) for path in record["search"]]).tree
+        composed = compose(record["command"], config_dirs=[Path(path) for path in record["search"]])
+        today = anchored(composed, Path(record.get("cwd", "."))).tree
     except ConfigError as error:
         return [f"the run's command composes no more: {error}"]
     found = changed_config(compose([str(folder.path / "config.yaml")]).tree, today)
@@ -271,9 +271,9 @@ def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> list[str]:
 
 
 def _compute_again(
-    folder: RunFolder, reach: _Reach, assembly: Assembly, reassemble: Callable[[], Assembly], seen: _Seen
+    folder: RunFolder, reach: _Reach, assembly: Assembly, afresh: Callable[[], Assembly], seen: _Seen
 ) -> Comparison:
-    """Run again in a folder that goes, and compare the journals. `reassemble` gives fresh objects to resume in."""
+    """Run again in a folder that goes, and compare the journals. `afresh` gives other objects to resume in."""
     from calotype.record.compare import compare
     from calotype.record.folder import RunFolder
     from calotype.record.journal import JOURNAL
@@ -283,7 +283,7 @@ def _compute_again(
         for until in [reach.resume_at, reach.limit] if reach.resume_at is not None else [reach.limit]:
             assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=reach.recorded.ended_by_time)
             _stretch(assembly, again, seen, until, finish=reach.left is not None and until == reach.recorded.steps)
-            assembly = reassemble() if until != reach.limit else assembly
+            assembly = afresh() if until != reach.limit else assembly
         size = reach.left.size if reach.left else None
         return compare(folder.path / JOURNAL, again.path / JOURNAL, whole=reach.limit is None, size=size)
 
