@@ -17,7 +17,7 @@ from calotype.errors import CheckpointError, RunFolderError, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
-    from calotype.engine.checkpoint import Checkpoint, Checkpoints
+    from calotype.engine.checkpoint import Checkpoint
     from calotype.record.data import DataLock
     from calotype.record.folder import RunFolder
 
@@ -124,7 +124,9 @@ def train(
     from calotype.record.folder import RunFolder
 
     if resume is None or resume == "auto":
-        config = load_and_check(overrides, config_dirs=config_dirs)
+        from calotype.commands._inputs import anchored
+
+        config = anchored(load_and_check(overrides, config_dirs=config_dirs))
         folder = find_same(config) if resume == "auto" else None
         if folder is None:
             return start(config, overrides, quiet=quiet)
@@ -205,8 +207,7 @@ def go_on(
     quiet: bool = False,
 ) -> Result:
     """Resume a run from its newest sound checkpoint, or from its start. A finished run is left as it is."""
-    from calotype.commands._assemble import assemble
-    from calotype.commands._inputs import changes, data_lock, frozen, refuse_changes
+    from calotype.commands._inputs import changes, data_lock, reassemble, refuse_changes
     from calotype.record import record as records
     from calotype.record.data import DataLock
 
@@ -215,42 +216,44 @@ def go_on(
         config = config_of(folder)
         if status.get("state") == "done" and config.digest() == folder.record()["config_digest"]:
             return _finished(folder, config, quiet=quiet)
-        assembly = assemble(config.tree, frozen(folder.record()))
+        checkpoint, faults = _newest(folder, strict=strict)
+        assembly = reassemble(folder, config, begins=checkpoint is None)
         lock = data_lock(assembly, config.tree)
         found = changes(folder, config, assembly, lock)
         refuse_changes(found, allowed)
         if "data" not in {*found, *allowed}:
             lock.inherit(DataLock.load(folder.path))
-        checkpoint = _newest(folder, assembly, strict=strict)
+        _cut(folder, checkpoint, faults)
         step = checkpoint.step if checkpoint else 0
         records.extend(folder, resumed_at=step, changed=found, allowed=sorted(found))
         return _Job(folder, config, assembly, lock, quiet).run(checkpoint, replanned="config" in found)
 
 
-def _newest(folder: RunFolder, assembly: Assembly, *, strict: bool) -> Checkpoint | None:
-    """The checkpoint to go on from; the journal is cut to where it was then."""
-    from calotype.commands._execute import Messages
-    from calotype.record.journal import JOURNAL, check_mark, cut
+def _newest(folder: RunFolder, *, strict: bool) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint to go on from, None for the start, and what is wrong with newer ones."""
+    from calotype.engine.checkpoint import Checkpoints
+    from calotype.record.journal import JOURNAL, check_mark
 
     journal = folder.path / JOURNAL
 
     def fits(checkpoint: Checkpoint) -> None:
         check_mark(journal, checkpoint.training()["journal"])
 
-    checkpoint, faults = _checkpoints(folder, assembly).newest(fits, strict=strict)
+    checkpoint, faults = Checkpoints(folder.checkpoints).newest(fits, strict=strict)
+    if faults and not checkpoint and not journal.is_file():
+        raise CheckpointError(faults[0])
+    return checkpoint, faults
+
+
+def _cut(folder: RunFolder, checkpoint: Checkpoint | None, faults: Sequence[str]) -> None:
+    """Cut the journal to where it was at the checkpoint, and tell of those that were passed over."""
+    from calotype.commands._messages import Messages
+    from calotype.record.journal import JOURNAL, cut
+
     used = checkpoint.folder if checkpoint else "the start"
     for fault in faults:
         Messages(folder).warn(f"{fault}; going on from {used} instead")
-    if faults and not checkpoint and not journal.is_file():
-        raise CheckpointError(faults[0])
-    cut(journal, int(checkpoint.training()["journal"]["length"]) if checkpoint else 0)
-    return checkpoint
-
-
-def _checkpoints(folder: RunFolder, assembly: Assembly) -> Checkpoints:
-    from calotype.engine.checkpoint import Checkpoints
-
-    return Checkpoints(folder.checkpoints, maximise=assembly.options.maximise)
+    cut(folder.path / JOURNAL, int(checkpoint.training()["journal"]["length"]) if checkpoint else 0)
 
 
 def _finished(folder: RunFolder, config: Config, *, quiet: bool) -> Result:
