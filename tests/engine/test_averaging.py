@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from calotype.engine.averaging import EMA
-from calotype.errors import CheckpointError
+from calotype.errors import CheckpointError, ConfigError
 
 
 class Net(nn.Module):
@@ -183,3 +183,12 @@ def test_the_average_is_no_part_of_the_gradient_graph() -> None:
         pass
     assert net.conv.weight.grad is not None
     assert twin.conv.weight.grad is None
+
+
+def test_a_module_with_extra_state_is_refused() -> None:
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> torch.Tensor:
+            return torch.ones(1)
+
+    with pytest.raises(ConfigError, match=r"trainer\.ema: 0\._extra_state can't be averaged"):
+        EMA(nn.Sequential(Counting(2, 2)), 0.9)

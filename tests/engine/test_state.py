@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from calotype.engine.state import borrowed, check_state, digests, load_exact, rest_of_task
+from calotype.engine.state import Unsaved, borrowed, check_state, digests, load_exact, rest_of_task
 from calotype.errors import CheckpointError
 
 
@@ -31,6 +31,25 @@ def test_loading_copies_into_the_module_s_own_memory() -> None:
     load_exact(module, state, "it")
     assert (weight.data_ptr(), weight.stride()) == (place, strides)
     assert bool((weight == 3).all()) and int(module[1].num_batches_tracked) == 3
+
+
+class Counting(nn.Linear):
+    """Keeps a number that torch only sees as extra state."""
+
+    calls = 0
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.arange(self.calls)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.calls = len(state)
+
+
+def test_a_module_gets_its_extra_state_back() -> None:
+    trained, fresh = nn.Sequential(Counting(2, 2)), nn.Sequential(Counting(2, 2))
+    trained[0].calls = 5
+    load_exact(fresh, trained.state_dict(), "it")
+    assert fresh[0].calls == 5 and torch.equal(fresh[0].weight, trained[0].weight)
 
 
 def changed(**changes: Any) -> dict[str, torch.Tensor]:
@@ -97,3 +116,63 @@ def test_a_digest_is_of_values_not_of_their_layout() -> None:
 def test_digests_of_scalars_and_odd_types() -> None:
     tensors = {"n": torch.tensor(3), "b": torch.tensor([True]), "h": torch.ones(2, dtype=torch.bfloat16)}
     assert len(digests(tensors | {"e": torch.empty(0)}, {})) == 5
+
+
+class Plain(nn.Module):
+    """A module with every kind of plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.count, self.scale, self.on, self.mode, self._hidden = 0, 0.5, False, "a", 1
+        self.size: int | None = None
+        self.listed = [1]
+
+
+def unsaved(module: nn.Module) -> tuple[Unsaved, torch.optim.Optimizer]:
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, fused=True)
+    return Unsaved(nn.Sequential(module), optimizer), optimizer
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("count", 1), ("scale", 0.25), ("on", True), ("mode", "b"), ("_hidden", 2), ("count", 0.0)]
+)
+def test_plain_attributes_that_change_are_named(name: str, value: Any) -> None:
+    module = Plain()
+    found, _ = unsaved(module)
+    found.check()
+    setattr(module, name, value)
+    with pytest.raises(CheckpointError, match=rf"0\.{name} changes in training \("):
+        found.check()
+
+
+def test_plain_attributes_that_may_change() -> None:
+    """The mode that evaluation switches, what torch notes of its own, and what is set once by the first pass."""
+    module = Plain()
+    found, optimizer = unsaved(module)
+    module.eval()
+    module.size = 8
+    module.weight.grad = torch.ones(1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    optimizer.step()
+    found.check()
+    module.train()
+    optimizer.step()
+    found.check()
+    module.size = 9
+    with pytest.raises(CheckpointError, match=r"0\.size changes in training \(8 -> 9\)"):
+        found.check()
+
+
+def test_a_plain_attribute_of_the_task_itself_and_of_the_optimizer() -> None:
+    module = Plain()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    found = Unsaved(module, optimizer)
+    optimizer.momentum_now = 0.5  # type: ignore[attr-defined]
+    found.check()
+    optimizer.momentum_now = 0.6  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="the optimizer's momentum_now changes"):
+        found.check()
+    optimizer.momentum_now, module.count = 0.5, 3  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match="^count changes in training"):
+        found.check()

@@ -13,19 +13,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from calotype.errors import CheckpointError
+from calotype.errors import CheckpointError, ConfigError
 
 
 class EMA:
     """avg <- avg + (1 - d) (weight - avg); d is `decay`, and with `warmup` at most (1 + t) / (10 + t) in step t.
 
-    Make it when the module is on its device and in its memory format; it starts as a copy.
+    Make it when the module is on its device and in its memory format; it starts as a copy. Raises ConfigError for a
+    module with extra state, of which no average is known.
     """
 
     def __init__(self, module: nn.Module, decay: float, warmup: bool = False) -> None:
         self.decay = decay
         self.warmup = warmup
         named = module.state_dict(keep_vars=True)
+        if extra := [name for name in named if name.rpartition(".")[2] == "_extra_state"]:
+            raise ConfigError(f"{extra[0]} can't be averaged; train without an average", key="trainer.ema")
         first = {id(tensor): name for name, tensor in reversed(named.items())}
         self._owner = {name: first[id(tensor)] for name, tensor in named.items()}
         self._live = {name: named[name] for name in dict.fromkeys(self._owner.values())}

@@ -21,6 +21,9 @@ from calotype.engine.parts import LoopState, Parts
 from calotype.engine.precision import Precision
 from calotype.errors import CheckpointError
 
+EXTRA = "_extra_state"
+"""torch's name for what a module's get_extra_state gives."""
+
 
 def rest_of_task(task: nn.Module) -> dict[str, Tensor]:
     """What the task holds beside its network: learned parameters of a loss, say."""
@@ -33,13 +36,19 @@ def load_exact(module: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
     misfit.
     """
     own = module.state_dict(keep_vars=True)
-    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    wrong = sorted(set(own) ^ set(state)) or [
+        name for name in own if own[name].shape != state[name].shape and not name.endswith(EXTRA)
+    ]
     if wrong:
         raise CheckpointError(
             f"{what} doesn't fit this config: {', '.join(wrong[:8])} missing, unknown or of another shape"
         )
     for name, tensor in own.items():
-        tensor.copy_(state[name])
+        owner, _, last = name.rpartition(".")
+        if last == EXTRA:  # the module made this tensor for the state dict; what it keeps is its own affair
+            module.get_submodule(owner).set_extra_state(state[name])
+        else:
+            tensor.copy_(state[name])
 
 
 @contextmanager
