@@ -13,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from calotype.tracking.tensorboard import TensorBoard
+from calotype.types import Node
 from tests.contracts.tracker import FakeRun
 
 
@@ -96,3 +97,67 @@ def test_no_thread_is_alive_while_loader_workers_are_forked(run: FakeRun) -> Non
     tracker = log(run, {10: 1.0})
     assert threading.enumerate() == before
     tracker.close("done")
+
+
+def test_a_large_photograph_is_written_as_jpeg(run: FakeRun) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 300, 300), dtype=np.uint8)
+    tracker = TensorBoard()
+    tracker.start(run)
+    tracker.image(1, "val/worst", pixels)
+    tracker.image(1, "val/confusion", np.zeros((3, 300, 300), np.uint8))
+    tracker.close("done")
+    assert read(run).Images("val/worst")[0].encoded_image_string.startswith(b"\xff\xd8")
+    assert read(run).Images("val/confusion")[0].encoded_image_string.startswith(b"\x89PNG")
+
+
+NODES = [
+    Node("input", "Input", (), (2, 3, 8, 8)),
+    Node("Net/conv/weight", "Parameter", (), (4, 3, 3, 3)),
+    Node("Net/conv/conv2d", "conv2d", ("input", "Net/conv/weight"), (2, 4, 6, 6)),
+]
+
+
+def test_the_graph_comes_back(run: FakeRun) -> None:
+    tracker = log(run, {10: 0.5})
+    assert tracker.wants_graph
+    tracker.graph(NODES)
+    tracker.close("done")
+    found = {node.name: node for node in read(run).Graph().node}
+    assert set(found) == {node.name for node in NODES}
+    assert list(found["Net/conv/conv2d"].input) == ["input", "Net/conv/weight"]
+    shape = found["Net/conv/conv2d"].attr["_output_shapes"].list.shape[0]
+    assert [dim.size for dim in shape.dim] == [2, 4, 6, 6]
+
+
+def test_the_graph_is_wanted_once_and_pictures_unless_not() -> None:
+    assert TensorBoard().wants_images
+    assert not TensorBoard(images=False, graph=False).wants_images
+    assert not TensorBoard(graph=False).wants_graph
+
+
+def test_a_resumed_run_wants_no_second_graph(run: FakeRun) -> None:
+    log(run, {10: 0.5}).close("interrupted")
+    again = log(run, {20: 0.5})
+    assert not again.wants_graph
+    again.close("done")
+
+
+def test_hyper_parameters_are_the_configs_leaves_and_the_last_results(run: FakeRun) -> None:
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    (run.folder / "config.yaml").write_text(
+        "seed: 3\nmodule: {optimizer: {lr: 0.1, fused: true}, groups: []}\ntracking: {url: x}\n"
+        "paths: {data: /d}\nvars: {token: '${oc.env:TOKEN}'}\n"
+    )
+    tracker = log(run, {10: 0.5})
+    tracker.log(10, {"val/accuracy": 0.5, "val/f1": float("nan")})
+    tracker.log(20, {"val/accuracy": 0.75})
+    tracker.close("done")
+    metadata = read(run).summary_metadata
+    started = HParamsPluginData.FromString(metadata["_hparams_/session_start_info"].plugin_data.content)
+    values = started.session_start_info.hparams
+    assert set(values) == {"seed", "module.optimizer.lr", "module.optimizer.fused", "module.groups", "vars.token"}
+    assert values["module.optimizer.lr"].number_value == 0.1 and values["module.optimizer.fused"].string_value == "true"
+    assert values["module.groups"].string_value == "[]" and values["vars.token"].string_value == "${oc.env:TOKEN}"
+    about = HParamsPluginData.FromString(metadata["_hparams_/experiment"].plugin_data.content)
+    assert [info.name.tag for info in about.experiment.metric_infos] == ["val/accuracy"]

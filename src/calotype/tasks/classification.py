@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from calotype.errors import ConfigError, DataError
 from calotype.losses import BCEWithLogitsLoss, CrossEntropyLoss
 from calotype.metrics import F1, Accuracy, ExactMatch, PerClass
+from calotype.tasks.gallery import ClassificationGallery
 from calotype.types import Counts, Loss, Prediction, Term
 
 if TYPE_CHECKING:
@@ -103,6 +104,10 @@ class Classification(nn.Module):
         """What forward and predict give, from one pass through the network."""
         logits = self.network(self.images(shard["image"]))
         return self._loss(logits, shard, counts), Prediction(shard.ids, {"logits": logits.float()})
+
+    def gallery(self) -> ClassificationGallery:
+        """Pictures of an evaluation: predictions, worst mistakes, confusion matrix."""
+        return ClassificationGallery(self.classes)
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         """Factories of fresh metrics by name."""
@@ -195,15 +200,15 @@ class MultiLabel(Classification):
             row = int(wrong.int().argmax())
             raise DataError(f"sample {shard.ids[row]} has labels {label[row].tolist()}, outside 0..1; correct them")
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probability of each class on its own, (n, C)."""
+        return logits.sigmoid()
+
     def _default_loss(self) -> nn.Module:
         return BCEWithLogitsLoss()
 
     def _divisors(self) -> Tensor | None:
         return None
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The probability of each class on its own, (n, C)."""
-        return logits.sigmoid()
-
 
     def _default_metrics(self) -> dict[str, Metric]:
         return {"f1": F1(self.num_classes), "per_class": PerClass(self.classes), "exact_match": ExactMatch()}

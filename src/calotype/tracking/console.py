@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 _ROUTINE = ("train/", "time/", "lr/")
+_HIDDEN = ("test/", "momentum/")
 
 
 @dataclass
@@ -126,8 +127,8 @@ class Console:
     """Tracker that writes to stderr.
 
     `interval` is the least time in seconds between two plain lines of training; ends of epochs and results are always
-    written. The test split's results and the end of a run that is done are left to the summary of `train`. A bar is
-    drawn where `stream` is a terminal that can move its cursor; NO_COLOR is honoured.
+    written. The test split's results and the end of a run that is done are left to the summary of `train`, momentum to
+    other trackers. A bar is drawn where `stream` is a terminal that can move its cursor; NO_COLOR is honoured.
     """
 
     def __init__(self, interval: float = 10.0, stream: TextIO | None = None) -> None:
@@ -150,7 +151,7 @@ class Console:
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Show the scalars measured when `step` steps were done."""
         self._last = step
-        shown = {name: value for name, value in scalars.items() if not name.startswith("test/")}
+        shown = {name: value for name, value in scalars.items() if not name.startswith(_HIDDEN)}
         if self._view is not None and (shown or not scalars):
             self._view.show(step, shown)
 

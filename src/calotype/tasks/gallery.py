@@ -1,0 +1,216 @@
+"""Pictures of a classifier's evaluation: its first samples, its worst mistakes, its confusion matrix.
+
+Samples are kept as thumbnails on the device until the pictures are drawn, on the host, with Pillow. "worst" are the
+samples of the highest loss, cross-entropy of the softmax or of each class's sigmoid, whatever the task trains with.
+Unusual: small images are enlarged by whole pixels, so that a digit of 8x8 is seen as the network sees it; images that
+leave 0..1, because an evaluation transform normalises them, are stretched into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calotype.metrics import confusion
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+    from calotype.types import Prediction, Shard
+
+Picture = npt.NDArray[np.uint8]
+
+ROWS, COLUMNS, SIDE, TEXT = 5, 5, 112, 12
+"""Of a grid: rows, columns, pixels of a thumbnail's side, and of its letters."""
+LARGEST = 100
+"""Classes up to which a confusion matrix is drawn."""
+RIGHT, WRONG, INK, LINE, PAPER = (0, 110, 40), (180, 0, 30), (40, 40, 40), (225, 225, 225), (255, 255, 255)
+
+
+class ClassificationGallery:
+    """Gallery of a task whose predictions hold "logits" (n, C) and whose shards "image" and "label".
+
+    Pictures: `predictions` and `worst`, each a grid of at most 25 thumbnails with the label, and the prediction with
+    its probability; `confusion`, rows by label, for one class an image and up to 100 classes.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self._first: dict[str, Tensor] = {}
+        self._worst: dict[str, Tensor] = {}
+        self._confusion: Tensor | None = None
+
+    def update(self, prediction: Prediction, shard: Shard) -> None:
+        """Take a shard. Nothing waits for the device."""
+        logits, label = prediction["logits"], shard["label"]
+        rows = {"image": shard["image"], "label": label, "logits": logits, "loss": _losses(logits, label)}
+        missing = ROWS * COLUMNS - (len(self._first["loss"]) if self._first else 0)
+        if missing:
+            first = {name: value[:missing] for name, value in rows.items()}
+            self._first = _joined(self._first, _thumbnails(first))
+        self._worst = _highest(_joined(self._worst, _thumbnails(_highest(rows))))
+        if label.dim() == 1 and len(self.classes) <= LARGEST:
+            counts = confusion(label, logits.argmax(1), len(self.classes))
+            self._confusion = counts if self._confusion is None else self._confusion + counts
+
+    def pictures(self) -> Mapping[str, Picture]:
+        """The pictures by name, (3, H, W) uint8; none before the first shard."""
+        found = {}
+        if self._first:
+            found["predictions"] = self._grid(self._first)
+            found["worst"] = self._grid(self._worst)
+        if self._confusion is not None:
+            found["confusion"] = matrix(self._confusion.cpu().numpy(), self.classes)
+        return found
+
+    def _grid(self, rows: Mapping[str, Tensor]) -> Picture:
+        host = {name: value.cpu() for name, value in rows.items()}
+        cells = [
+            (image, *self._told(label, logits))
+            for image, label, logits in zip(host["image"], host["label"], host["logits"], strict=True)
+        ]
+        return grid(cells)
+
+    def _told(self, label: Tensor, logits: Tensor) -> tuple[str, str, bool]:
+        """Label and prediction in words, and whether they agree."""
+        if label.dim() == 0:
+            best = int(logits.argmax())
+            share = float(logits.softmax(0)[best])
+            return self._names([int(label)]), f"{share:.0%} {self._names([best])}", best == int(label)
+        true = torch.nonzero(label > 0.5).flatten().tolist()
+        found = torch.nonzero(logits > 0).flatten().tolist()
+        return self._names(true), self._names(found), true == found
+
+    def _names(self, numbers: Sequence[int]) -> str:
+        known = range(len(self.classes))
+        return ", ".join(self.classes[number] if number in known else str(number) for number in numbers) or "none"
+
+
+def _losses(logits: Tensor, label: Tensor) -> Tensor:
+    if label.dim() == 2:
+        return F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none").sum(1)
+    return logits.logsumexp(1) - logits.gather(1, label.long().unsqueeze(1)).squeeze(1)
+
+
+def _joined(rows: Mapping[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([rows[name], value]) for name, value in more.items()} if rows else more
+
+
+def _highest(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    order = rows["loss"].argsort(descending=True, stable=True)[: ROWS * COLUMNS]
+    return {name: value[order] for name, value in rows.items()}
+
+
+def _thumbnails(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same rows with images as (n, 3, SIDE, SIDE) uint8, fitted in and centred on white."""
+    image = rows["image"]
+    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    low, high = image.amin((1, 2, 3), keepdim=True).clamp(max=0), image.amax((1, 2, 3), keepdim=True).clamp(min=1)
+    image = (image - low) / (high - low)
+    height, width = image.shape[-2:]
+    if max(height, width) <= SIDE // 2:
+        times = SIDE // max(height, width)
+        image = image.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    elif max(height, width) > SIDE:
+        size = [max(1, round(side * SIDE / max(height, width))) for side in (height, width)]
+        image = F.interpolate(image, size, mode="bilinear", antialias=True)
+    height, width = image.shape[-2:]
+    left, top = (SIDE - width) // 2, (SIDE - height) // 2
+    image = F.pad(image, (left, SIDE - width - left, top, SIDE - height - top), value=1.0)
+    channels = image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)
+    return {**rows, "image": (channels.clamp(0, 1) * 255).round().to(torch.uint8)}
+
+
+def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
+    """A grid of cells (thumbnail, label, prediction, whether they agree); the prediction's words are green or red."""
+    from PIL import Image, ImageDraw
+
+    font, gap = _font(TEXT), 6
+    wide, high = SIDE + gap, SIDE + 2 * (TEXT + 3) + gap
+    sheet = Image.new("RGB", (gap + COLUMNS * wide, gap + -(-len(cells) // COLUMNS) * high), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (thumbnail, label, predicted, agree) in enumerate(cells):
+        x, y = gap + place % COLUMNS * wide, gap + place // COLUMNS * high
+        sheet.paste(Image.fromarray(thumbnail.permute(1, 2, 0).contiguous().numpy()), (x, y))
+        pen.text((x, y + SIDE + 1), _fitted(label, SIDE, font), INK, font)
+        pen.text((x, y + SIDE + TEXT + 3), _fitted(predicted, SIDE, font), RIGHT if agree else WRONG, font)
+    return _array(sheet)
+
+
+def matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
+    """A confusion matrix as a picture: rows by label, columns by prediction, darker for a larger share of its row.
+
+    Names stand beside it and numbers in its cells where there is room.
+    """
+    from PIL import Image, ImageDraw
+
+    number = len(classes)
+    cell = 36 if number <= 20 else max(6, 720 // number)
+    font, named = _font(TEXT), cell >= TEXT + 2
+    margin = min(160, 12 + max(round(font.getlength(name)) for name in classes)) if named else 8
+    size, head = number * cell, TEXT + 8
+    sheet = Image.new("RGB", (margin + size + 8, head + size + margin), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((margin, 3), "rows: label, columns: prediction", INK, font)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    for row in range(number):
+        top = head + row * cell
+        if named:
+            name = _fitted(classes[row], margin - 8, font)
+            pen.text((margin - 4, top + cell // 2), name, INK, font, anchor="rm")
+            upright = _upright(name, font)
+            sheet.paste(upright, (margin + row * cell + (cell - upright.width) // 2, head + size + 4))
+        for column in range(number):
+            left, share = margin + column * cell, float(shares[row, column])
+            pen.rectangle((left, top, left + cell, top + cell), _shade(share, diagonal=row == column), LINE)
+            if number <= 20 and counts[row, column]:
+                middle, ink = (left + cell // 2, top + cell // 2), PAPER if share > 0.5 else INK
+                pen.text(middle, _short(int(counts[row, column])), ink, _font(10), anchor="mm")
+    return _array(sheet)
+
+
+def _upright(text: str, font: FreeTypeFont | ImageFont) -> Image:
+    """The text, read from below."""
+    from PIL import Image, ImageDraw
+
+    line = Image.new("RGB", (max(1, round(font.getlength(text))), TEXT + 4), PAPER)
+    ImageDraw.Draw(line).text((0, 0), text, INK, font)
+    return line.rotate(90, expand=True)
+
+
+def _shade(share: float, *, diagonal: bool) -> tuple[int, int, int]:
+    """White to green on the diagonal, white to red off it; small shares are seen too."""
+    full, depth = (RIGHT if diagonal else WRONG), share**0.5
+    return tuple(round(255 + (part - 255) * depth) for part in full)
+
+
+def _short(number: int) -> str:
+    return str(number) if number < 10_000 else f"{number / 1000:.0f}k"
+
+
+def _fitted(text: str, width: int, font: FreeTypeFont | ImageFont) -> str:
+    """The text on one line, cut so that it is no wider."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _font(size: int) -> FreeTypeFont | ImageFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _array(sheet: Image) -> Picture:
+    pixels: Any = np.asarray(sheet)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
