@@ -196,6 +196,7 @@ def test_paths_are_a_sequence_made_on_demand(tmp_path: Path, cache: Path) -> Non
     found = folder_index(plant(tmp_path / "data", "a/1.png", "a/2.png", "b/3.png"))
     paths = Paths(found, np.array([0, 2]), [tmp_path / "table.csv"])
     assert len(paths) == 3 and list(paths) == [tmp_path / "table.csv", found.path(0), found.path(2)]
+    assert list(paths.texts()) == [str(path) for path in paths]
     assert paths[-1] == found.path(2) and paths[1:] == [found.path(0), found.path(2)]
     with pytest.raises(IndexError):
         paths[3]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,14 +34,17 @@ class FileTable(Mapping[str, tuple[int, int]]):
 
     @classmethod
     def of(cls, files: Iterable[Path], root: Path) -> FileTable:
-        """Ask the file system about each file. Raises DataError naming one that is gone."""
+        """Ask the file system about each file; where `files` have `texts`, those are taken, as they cost less.
+
+        Raises DataError naming one that is gone.
+        """
         names, ends, stats, relative = bytearray(), array("q", [0]), array("q"), Relative(root)
-        for file in files:
-            path = os.fspath(file)
+        texts: Callable[[], Iterable[str]] = getattr(files, "texts", lambda: map(os.fspath, files))
+        for path in texts():
             try:
                 about = os.stat(path)  # noqa: PTH116 - plain text for a million files
             except OSError as error:
-                raise DataError(f"{file}: can't be read ({error.strerror})") from error
+                raise DataError(f"{path}: can't be read ({error.strerror})") from error
             names += relative(path)
             ends.append(len(names))
             stats.extend((about.st_size, about.st_mtime_ns))
