@@ -17,7 +17,7 @@ from calotype.types import Counts, Loss, Shard
 from tests.runs import trained
 from tests.toys.classification import Share, ToyClassification
 
-__all__ = ["Counting", "Generating", "Nowhere", "Wide"]
+__all__ = ["Counting", "CountingPlainly", "Generating", "Nowhere", "Warming", "Wide"]
 
 
 class Wide(torch.optim.SGD):
@@ -41,6 +41,38 @@ class Counting(ToyClassification):
     def forward(self, shard: Shard, counts: Counts) -> Loss:
         self.seen += len(shard)
         return super().forward(shard, counts)
+
+
+class Passes(torch.nn.Module):
+    """A layer that counts its passes in a plain attribute and computes with the count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += self.training
+        return x * (1 + 1e-3 * self.passes)
+
+
+class CountingPlainly(ToyClassification):
+    """A task whose network has such a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network.append(Passes())
+
+
+class Warming(torch.optim.SGD):
+    """An optimizer that counts its steps in a plain attribute."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr)
+        self.calls = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.calls += 1
+        super().step(closure)
 
 
 class Generating(ToyClassification):
@@ -76,6 +108,18 @@ def test_an_optimizer_s_state_comes_back_in_its_own_type(parity_root: Path, tmp_
 def test_a_buffer_that_changes_unsaved_is_named(parity_root: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="buffer seen changes in training"):
         trained(parity_root, tmp_path, module=module("Counting"))
+
+
+@pytest.mark.guarantee(
+    "State of a network or an optimizer that no checkpoint holds stops the run and is named",
+    condition="buffers that are not persistent; numbers, flags and texts kept as plain attributes",
+)
+def test_a_plain_attribute_that_changes_is_named(parity_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"network\.4\.passes changes in training \(0 -> \d+\)"):
+        trained(parity_root, tmp_path / "network", module=module("CountingPlainly"))
+    optimizer = {"_target_": f"{__name__}.Warming", "lr": 0.01}
+    with pytest.raises(CheckpointError, match=r"the optimizer's calls changes in training \(0 -> 5\)"):
+        trained(parity_root, tmp_path / "optimizer", module={"optimizer": optimizer, "param_groups": []})
 
 
 def test_a_generator_in_the_task_is_refused_or_not_exact(parity_root: Path, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from calotype.errors import CheckpointError
 EXTRA = "_extra_state"
 """torch's name for what a module's get_extra_state gives."""
 
+TORCHS_OWN = {"training", "_opt_called", "_need_device_dtype_check_for_fused", "_warned_capturable_if_run_uncaptured"}
+"""Plain attributes that torch changes and that are no part of the arithmetic."""
+
 
 def rest_of_task(task: nn.Module) -> dict[str, Tensor]:
     """What the task holds beside its network: learned parameters of a loss, say."""
@@ -77,21 +80,51 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 class Unsaved:
-    """The buffers of a task that its state dict leaves out. One that training changes could not be resumed."""
+    """What a task's state dict leaves out: buffers that aren't persistent, and numbers, flags and texts that modules
+    and the optimizer keep as plain attributes. What of it training changes could not be resumed. A class that gives
+    more of its state than torch's does (get_extra_state, state_dict) is left to itself.
+    """
 
-    def __init__(self, task: nn.Module) -> None:
+    def __init__(self, task: nn.Module, optimizer: Optimizer) -> None:
         saved = set(task.state_dict())
         self._buffers = {name: buffer for name, buffer in task.named_buffers() if name not in saved}
         self._start = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        self._objects: dict[str, object] = {
+            f"{name}." if name else "": module
+            for name, module in task.named_modules()
+            if type(module).get_extra_state is nn.Module.get_extra_state
+        }
+        if type(optimizer).state_dict is Optimizer.state_dict:
+            self._objects["the optimizer's "] = optimizer
+        self._plain = self._attributes()
 
     def check(self) -> None:
-        """Raises CheckpointError naming a buffer that changed."""
+        """Raises CheckpointError naming a buffer or an attribute that changed; one that is new is looked at from now
+        on, since many are set once, by the first pass.
+        """
         for name, buffer in self._buffers.items():
             if not torch.equal(buffer, self._start[name]):
                 raise CheckpointError(
                     f"buffer {name} changes in training, but is registered with persistent=False, so no checkpoint "
                     "holds it and no resume could be exact; register it as persistent"
                 )
+        now = self._attributes()
+        for name, value in self._plain.items():
+            if name in now and repr(now[name]) != repr(value):
+                raise CheckpointError(
+                    f"{name} changes in training ({value!r} -> {now[name]!r}), but is a plain attribute, so no "
+                    "checkpoint holds it and no resume could be exact; register it as a buffer, give it by "
+                    "get_extra_state, or keep it in the optimizer's state"
+                )
+        self._plain = {**now, **self._plain}
+
+    def _attributes(self) -> dict[str, bool | int | float | str]:
+        return {
+            f"{owner}{name}": value
+            for owner, found in self._objects.items()
+            for name, value in vars(found).items()
+            if type(value) in (bool, int, float, str) and name not in TORCHS_OWN
+        }
 
 
 def training_state(parts: Parts, precision: Precision, loop: LoopState) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Trainer:
         self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
         keeps_buffers = options.shards > 1 or options.skip_nonfinite
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
-        self.unsaved = Unsaved(self.task)
+        self.unsaved = Unsaved(self.task, parts.optimizer)
         self.warmup = Warmup(options.warmup_steps)
         # torch's own optimizers draw nothing, any other may
         self.draws = not type(parts.optimizer).__module__.startswith("torch.optim")
