@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "score a run or checkpoint on a split",
     "predict": "predict the classes of image files",
     "average": "average the weights of several checkpoints",
+    "export": "export a network to ONNX",
     "verify": "run a run again and compare it bit for bit",
     "config": "show a config, explain a key, compare two configs",
 }
