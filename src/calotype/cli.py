@@ -26,6 +26,7 @@ VERBS = {
     "average": "average the weights of several checkpoints",
     "export": "export a network to ONNX",
     "verify": "run a run again and compare it bit for bit",
+    "replay": "compute the step at which a run failed again, and say where",
     "config": "show a config, explain a key, compare two configs",
 }
 
