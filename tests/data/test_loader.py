@@ -275,6 +275,17 @@ def test_sampling_by_class_from_a_source_that_knows_none_is_refused(parity_root:
         loader(Parity(str(parity_root)), sampling="class_balanced")
 
 
+def test_what_workers_have_ready_is_told(parity_root: Path) -> None:
+    """Of each sample an image of 3x16x16 bytes and a label of 8, in shards of two; those of a batch are in use."""
+    data = Parity(str(parity_root))
+    assert loader(data, workers=0).in_flight() == (0, 0)
+    shards = 2 * 3 + 4
+    assert loader(data, workers=2, prefetch=3).in_flight() == (shards * 2 + 8, shards * 2 * (768 + 8))
+    files, size = loader(Parity(str(parity_root), "boxes"), workers=2, prefetch=3).in_flight()
+    assert files == shards * (1 + 2 + 2) + 8, "an image, and lists of two boxes and of two labels"
+    assert size > shards * 2 * 768
+
+
 def test_a_part_of_train_is_measured_the_same_each_time(parity_root: Path) -> None:
     reader = ShardReader(Parity(str(parity_root)).split("train"), seed=5)
     settings = DataSettings(eval_batch_size=4, workers=0)

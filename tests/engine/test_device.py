@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from calotype.engine.device import set_up
+from calotype.engine.device import memory_used, set_up
 from calotype.errors import ConfigError
 
 
@@ -68,3 +68,16 @@ def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
 
     assert faults("kept") < 10_000
     assert faults("kept") <= faults("given back")
+
+
+def test_memory_is_what_the_process_holds() -> None:
+    before = memory_used(torch.device("cpu"))
+    held = torch.ones(2**24)
+    after = memory_used(torch.device("cpu"))
+    assert 2**25 < before < 2**36
+    assert after - before > 0.9 * held.nbytes
+
+
+def test_memory_of_a_cuda_device_is_its_tensors_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 * device.index)
+    assert memory_used(torch.device("cuda", 3)) == 21

@@ -49,7 +49,7 @@ def pending(step: int, loss: float = 1.5, norm: float = 0.25) -> PendingStep:
     ids = [np.array([step, 3], np.int64), np.array([9], np.int64)]
     terms = {"a": (torch.tensor(2.0 * step), 2.0), "b": (torch.tensor(1.0), 4.0)}
     loss_, norm_ = torch.tensor(loss), torch.tensor(norm)
-    return PendingStep(step, 0, ids, [b"x", b"y"], loss_, norm_, (0.1, 0.01), terms)
+    return PendingStep(step, 0, ids, [b"x", b"y"], loss_, norm_, (0.1, 0.01), terms, (0.9, 0.5))
 
 
 def observer(*trackers: Tracker) -> tuple[Observer, Log, Log, list[str]]:
@@ -79,7 +79,8 @@ def test_every_step_is_in_the_journal_with_exact_numbers() -> None:
     assert line["ids"] == ids_digest(pending(2).ids) and len({text["ids"] for text in journal.lines}) == 3
     ((name, (step, scalars)),) = tracker.calls
     assert (name, step) == ("log", 3)
-    assert scalars["train/loss"] == pytest.approx(4 / 3) and scalars["lr/1"] == 0.01
+    assert scalars["train/loss"] == pytest.approx(4 / 3) and scalars["lr/1"] == 0.01 and scalars["momentum/1"] == 0.5
+    assert scalars["time/memory_gib"] == clock.lines[0]["time/memory_gib"] > 0
     assert scalars["train/a"] == 1.0 and scalars["train/b"] == 0.25
     assert len(clock.lines) == 1 and clock.lines[0]["step"] == 3
     found.flush(guard())

@@ -69,6 +69,12 @@ def test_validation_at_a_list_of_epochs() -> None:
     assert due(plan(max_epochs=3, val_epochs=[])) == []
 
 
+def test_validation_before_the_first_step_is_asked_for() -> None:
+    assert due(plan(max_epochs=3)) == [10, 20, 30]
+    assert due(plan(max_epochs=3, val_before_training=True)) == [0, 10, 20, 30]
+    assert due(plan(max_epochs=3, val_before_training=True, val_epochs=[1])) == [0, 20]
+
+
 @pytest.mark.parametrize(("every", "steps"), [("1ep", [10, 20, 30]), ("12st", [12, 24]), (None, [])])
 def test_checkpoints_every_so_often(every: Any, steps: list[int]) -> None:
     found = plan(max_epochs=3, every=every)

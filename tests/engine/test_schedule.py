@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
-from calotype.engine.schedule import Cosine, EarlyStop, MultiStep, Poly, Warmup, build_scheduler
+from calotype.engine.schedule import Cosine, EarlyStop, MultiStep, Poly, Warmup, build_scheduler, momenta
 from calotype.errors import ConfigError
 
 TOTAL, PER_EPOCH = 24, 4
@@ -221,3 +221,23 @@ def test_early_stopping_resumes_at_every_call() -> None:
         told = [first(value) for value in scores[:cut]]
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert told + [second(value) for value in scores[cut:]] == expected
+
+
+def test_momentum_is_that_of_each_group_and_what_adam_calls_beta_1() -> None:
+    def parameters() -> dict[str, Any]:
+        return {"params": [nn.Parameter(torch.ones(1))]}
+
+    of = torch.optim.SGD([parameters(), {**parameters(), "momentum": 0.5}], lr=0.1, momentum=0.9)
+    assert momenta(of) == (0.9, 0.5)
+    assert momenta(torch.optim.AdamW([parameters()], betas=(0.8, 0.99))) == (0.8,)
+    assert momenta(torch.optim.Adagrad([parameters()])) == ()
+
+
+def test_the_momentum_of_a_step_is_the_one_it_was_made_with() -> None:
+    """OneCycle cycles momentum beside the rate."""
+    of = optimizer(0.1)
+    scheduler = OneCycleLR(of, 0.1, total_steps=10)
+    assert momenta(of) == (0.95,)
+    of.step()
+    scheduler.step()
+    assert 0.85 < momenta(of)[0] < 0.95

@@ -80,8 +80,8 @@ SABOTAGES = [
     Sabotage(
         "ids sorted within a batch",
         "data/order.py",
-        "positions = self.permutation(epoch)[within * size : (within + 1) * size]",
-        "positions = np.sort(self.permutation(epoch)[within * size : (within + 1) * size])",
+        "shard, positions[piece], None",
+        "shard, np.sort(positions[rows])[piece - rows[0]], None",
         DATA + "order.py::test_the_order_within_a_batch_is_drawn_too",
     ),
     Sabotage(
@@ -94,8 +94,8 @@ SABOTAGES = [
     Sabotage(
         "sample key without the sample",
         "data/reader.py",
-        '"sample", epoch, int(self.source.ids[position]), 0, 0)',
-        '"sample", epoch, 0, 0, 0)',
+        '"sample", epoch, int(self.source.ids[position]), occurrence, 0)',
+        '"sample", epoch, 0, occurrence, 0)',
         DATA + "reader.py::test_samples_draw_apart_from_each_other",
     ),
     Sabotage(
@@ -242,6 +242,21 @@ SABOTAGES = [
         "        _held.add(handle)\n",
         "",
         STOPPED + "[after_step@5-2]",
+        long=True,
+    ),
+    Sabotage(
+        "repeated draws of a sample augmented alike",
+        "data/reader.py",
+        "int(self.source.ids[position]), occurrence, 0))",
+        "int(self.source.ids[position]), 0, 0))",
+        "tests/data/test_reader.py::test_draws_of_one_sample_within_an_epoch_draw_apart",
+    ),
+    Sabotage(
+        "schedules go by what was seen before training",
+        LOOP,
+        "if step == 0 or parts.val is None:",
+        "if parts.val is None:",
+        "tests/test_watching.py::test_nothing_goes_by_what_was_seen_before_training",
         long=True,
     ),
 ]

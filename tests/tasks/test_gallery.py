@@ -60,6 +60,14 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     return seen
 
 
+def test_a_grid_has_five_rows_of_five() -> None:
+    """Fact 35 of what the reference systems promise."""
+    heights = [drawn(batch(count))["predictions"].shape[1] for count in (5, 6, 25, 26)]
+    row = heights[1] - heights[0]
+    assert heights[2] == heights[3] == heights[0] + 4 * row
+    assert row > gallery.SIDE + 2 * gallery.TEXT
+
+
 def test_the_first_samples_in_order_and_the_worst_of_all_shards(cells: list[list[Any]]) -> None:
     batches = [batch(11, seed=seed, start=11 * seed) for seed in range(5)]
     drawn(*batches)

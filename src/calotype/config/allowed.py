@@ -22,6 +22,10 @@ def _off(value: Any) -> bool:
     return value is None or value is False
 
 
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _scalar(value: Any) -> bool:
     return value is None or isinstance(value, int | float | str)
 
@@ -119,6 +123,6 @@ ALLOWED: Mapping[str, Rule] = _merged(
         _names("calotype.data.cifar", "CIFAR10", {**_PACKED, "root": _path}),
         _names("calotype.data.cifar", "CIFAR100", {**_PACKED, "root": _path, "coarse": _off_or_on}),
         _names("calotype.tracking.console", "Console", {"interval": _number}),
-        _names("calotype.tracking.tensorboard", "TensorBoard", {}),
+        _names("calotype.tracking.tensorboard", "TensorBoard", {"images": _flag, "graph": _flag}),
     )
 )

@@ -77,9 +77,9 @@ class Sketch:
 
     def _add(self, name: str, kind: str, inputs: list[Tensor], output: Tensor) -> str:
         names = [found for tensor in inputs if (found := self._maker(tensor)) is not None]
-        number, unique = 1, name
+        number, unique = 2, name
         while unique in self._names:
-            number, unique = number + 1, f"{name}_{number}"
+            unique, number = f"{name}_{number}", number + 1
         self._names.add(unique)
         self.nodes.append(Node(unique, kind, tuple(dict.fromkeys(names)), tuple(output.shape)))
         return unique
