@@ -178,8 +178,8 @@ SABOTAGES = [
     Sabotage(
         "pointer before the rename",
         "engine/checkpoint.py",
-        "            self._write(folder, contents(step, network, training))\n",
-        "            self._point(folder.name, scores)\n            self._write(folder, contents(step, network, training))\n",
+        "self._write(folder, contents(step, network, training))",
+        "self._point(folder.name, scores); self._write(folder, contents(step, network, training))",
         CHECKPOINT + "the_order_of_the_calls_that_make_a_checkpoint_durable",
     ),
     Sabotage(

@@ -7,6 +7,7 @@ of the kernels would be charged to whoever waits next; a run under it is slower 
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class TraceProfiler(Profiler):
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.path, self.done = folder / "trace.json", 0
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells the machine's state on stderr, as errors
         activities = [torch.profiler.ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
