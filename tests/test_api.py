@@ -23,7 +23,9 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 
 def test_the_public_names() -> None:
-    assert set(calotype.__all__) == {"__version__", "load", "predict", "train"}
+    names = ["average", "export", "load", "predict", "runs", "train"]
+    assert calotype.__all__ == ["__version__", *names]
+    assert all(callable(getattr(calotype, name)) for name in names)
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         calotype.fit  # noqa: B018
 

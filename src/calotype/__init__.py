@@ -10,11 +10,19 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-_FUNCTIONS = {"train": "train", "load": "evaluate", "predict": "predict"}
-__all__ = ["__version__", "load", "predict", "train"]
+_FUNCTIONS = {
+    "average": ("average", "average"),
+    "export": ("export", "export"),
+    "load": ("evaluate", "load"),
+    "predict": ("predict", "predict"),
+    "runs": ("runs", "board"),
+    "train": ("train", "train"),
+}
+__all__ = ["__version__", "average", "export", "load", "predict", "runs", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"calotype.commands.{_FUNCTIONS[name]}"), name)
-    raise AttributeError(f"module 'calotype' has no attribute {name!r}")
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'calotype' has no attribute {name!r}")
+    module, function = _FUNCTIONS[name]
+    return getattr(importlib.import_module(f"calotype.commands.{module}"), function)

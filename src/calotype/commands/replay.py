@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from calotype.record.folder import RunFolder
 
 HELP = "Compute the step at which a run stopped once more, alone, and say where the first number stopped being finite."
-NAMED = 64
-"""Samples whose names are told at most."""
+NAMED, SHOWN = 64, 16
+"""Samples whose names are looked up at most, and samples of a shard that are shown in text."""
 
 
 @dataclass(slots=True)
@@ -101,10 +101,11 @@ def told(found: Replayed) -> str:
     if seen.error:
         lines.append(f"raised {seen.error}")
     for shard, ids in enumerate(seen.samples):
-        names = ", ".join(
-            f"{number} ({found.names[number]})" if number in found.names else str(number) for number in ids
-        )
-        lines.append(f"samples of shard {shard}: {names}")
+        names = [
+            f"{number} ({found.names[number]})" if number in found.names else str(number) for number in ids[:SHOWN]
+        ]
+        more = f" and {len(ids) - SHOWN} more (--json has all)" if len(ids) > SHOWN else ""
+        lines.append(f"samples of shard {shard}: {', '.join(names)}{more}")
     lines += [f"differs: {text}" for text in found.differs] or ["as in the run"]
     body = "".join(f"  {line}\n" for line in lines)
     return f"replay {found.run}: step {seen.step} (epoch {seen.epoch}), from {found.start}\n{body}"
