@@ -127,7 +127,7 @@ class DataSettings:
     sampling: Literal["uniform", "class_balanced"] = "uniform"
     drop_last: bool = True
     timeout: str | int | float = "120s"
-    on_error: Literal["error"] = "error"
+    on_error: Literal["error", "skip"] = "error"
     foreign_generators: Literal["refuse", "allow"] = "refuse"
     train_transforms: list[Any] = field(default_factory=list)
     eval_transforms: list[Any] = field(default_factory=list)

@@ -39,7 +39,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["seed=true"], "^seed: True is not allowed"),
         (["data.batch_size=0"], "allowed: 1 or more"),
         (["data.batch_size=???"], r"data.batch_size: has no value yet; set it with data.batch_size=\.\.\."),
-        (["data.on_error=skip"], "allowed: error"),
+        (["data.on_error=ignore"], "allowed: error, skip"),
         (["data.timeout=soon"], "no time; write 90s"),
         (["trainer.max_time=1x"], "no time; write 90s"),
         (["trainer.val_check_interval=1epoch"], "no duration; write 10ep"),

@@ -80,3 +80,27 @@ def write(tree: dict[str, Any], path: Path) -> str:
     """The tree as a YAML file; its path."""
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return str(path)
+
+
+def photos(root: Path, runs: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
+    """The toy classification on a folder of photos in several sizes and formats, augmented by torchvision alone."""
+    v2 = "torchvision.transforms.v2"
+    own = {name: values for name, values in sections.items() if name != "data"}
+    tree = toy("classification", root, runs, **own)
+    size = [16, 16]
+    tree["data"] = {
+        "_target_": "calotype.data.folder.ImageFolder",
+        "root": "${paths.data}",
+        "batch_size": 8,
+        "eval_batch_size": 4,
+        "workers": 0,
+        "train_transforms": [
+            {"_target_": f"{v2}.RandomResizedCrop", "size": size},
+            {"_target_": f"{v2}.RandAugment"},
+            {"_target_": f"{v2}.RandomErasing", "p": 0.5},
+        ],
+        "eval_transforms": [{"_target_": f"{v2}.Resize", "size": size}],
+        "batch_transforms": [{"_target_": "tests.toys.parity.make_mixup"}],
+        **sections.get("data", {}),
+    }
+    return tree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.toys.broken import encoded, photo
+from tests.toys.broken import BROKEN, encoded, photo
 
 KINDS = (("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("BMP", ".BMP"), ("TIFF", ".tif"), ("JPEG", ".JPEG"))
 
@@ -29,3 +29,14 @@ def settle(root: Path) -> None:
     """Make every folder look old enough for its modification time to be trusted."""
     for folder, _, _ in os.walk(root):
         os.utime(folder, (1_000_000_000, 1_000_000_000))
+
+
+def spoil(root: Path) -> dict[str, str]:
+    """Put a broken image of each kind among the training photos; the reason to expect by name."""
+    expected = {}
+    for number, (kind, make) in enumerate(sorted(BROKEN.items())):
+        content, reason = make()
+        name = f"train/{('ant', 'bee', 'cat')[number % 3]}/{kind}.png"
+        (root / name).write_bytes(content)
+        expected[name] = reason
+    return expected

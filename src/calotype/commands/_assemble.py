@@ -9,13 +9,14 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from calotype.commands._limits import prepare
+from calotype.commands._skipped import Skipped, leave_out, told
 from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.engine.averaging import EMA
@@ -69,6 +70,11 @@ class Frozen:
     reduce: Literal["exact", "fast"]
     deterministic: Literal["strict", "warn", "off"]
     accelerator: Literal["cpu", "cuda"]
+    skipped: Skipped | None = None
+
+    def recorded(self) -> dict[str, Any]:
+        """As the record has it; what was left out of the data stands with the data."""
+        return {name: value for name, value in asdict(self).items() if name != "skipped"}
 
     @classmethod
     def of(cls, trainer: TrainerSettings) -> Frozen:
@@ -101,6 +107,7 @@ class Data:
     held_out: Callable[[str, int | None, int | None], Any]
     batch_transforms: list[Any]
     foreign: list[str]
+    skipped: Skipped | None = None
 
     def loader(self, split: str, limit: int | None = None, sample: int | None = None) -> Any:
         """The loader that evaluates a split, or `sample` samples of it; None where there is no such split."""
@@ -136,7 +143,8 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: b
         settings = replace(settings, module=replace(settings.module, init_from=None))
     frozen = frozen or Frozen.of(settings.trainer)
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
-    data = load_data(settings, frozen.shards, pin=device.type == "cuda")
+    data = load_data(settings, frozen.shards, frozen.skipped, pin=device.type == "cuda")
+    frozen = replace(frozen, skipped=data.skipped)
     task, loaded = build_task(settings, device, data.classes)
     data.foreign += _foreign_in(task, settings)
     check_batch_norm(task, data.train.order.smallest_shard())
@@ -149,13 +157,17 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: b
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, profiler, notes)
 
 
-def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
-    """The data set and its loaders. Raises DataError for a missing train split, ConfigError for foreign generators."""
+def load_data(settings: Settings, shards: int, skipped: Skipped | None = None, *, pin: bool = False) -> Data:
+    """The data set and its loaders, without what is known to be `skipped` or is found to be broken.
+
+    Raises DataError for a missing train split, ConfigError for foreign generators.
+    """
     dataset: DataSet = build(settings.dataset, "data")
     pipeline: Any = importlib.import_module(PIPELINES[settings.data.pipeline])
     if "train" not in dataset.splits:
         raise DataError(f"the data set has no train split; it has {', '.join(dataset.splits)}", key="data")
     sources = {name: dataset.split(name) for name in ("train", "val", "test") if name in dataset.splits}
+    sources, skipped = leave_out(sources, settings.data, skipped)
     train = pipeline.train_loader(
         pipeline.ShardReader(
             sources["train"], build(settings.data.train_transforms, "data.train_transforms"), seed=settings.seed
@@ -189,6 +201,7 @@ def load_data(settings: Settings, shards: int, *, pin: bool = False) -> Data:
         held_out,
         batch_transforms,
         [name for names in foreign.values() for name in names],
+        skipped,
     )
 
 
@@ -225,11 +238,15 @@ def _told(node: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
 def build_task(settings: Settings, device: torch.device, classes: Sequence[str]) -> tuple[Any, Loaded | None]:
     """The task on its device, its weights drawn under the key of their role or taken over from a file.
 
-    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's.
+    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's; so does
+    a network whose `num_classes` is null.
     """
     trainer, start = settings.trainer, settings.module.init_from
     seed_everything(key(settings.seed, "init"))
-    task = build(settings.task, "module", **_told(settings.task, classes))
+    node = dict(settings.task)
+    if isinstance(network := node.get("network"), Mapping) and network.get("num_classes", 0) is None:
+        node["network"] = {**network, "num_classes": len(classes)}
+    task = build(node, "module", **_told(node, classes))
     check_network(task, "module.network" if "network" in settings.task else "module")
     loaded = None
     if start is not None:
@@ -310,6 +327,8 @@ def header(assembly: Assembly) -> dict[str, str]:
         "arithmetic": f"{shards}, reduce {frozen.reduce}, deterministic {frozen.deterministic}",
         "data": ", ".join(f"{name} {len(source)}" for name, source in assembly.data.sources.items()),
     }
+    if left_out := told(assembly.frozen.skipped):
+        lines["left out"] = left_out
     if not takes_found_inf(assembly.parts.optimizer) and options.device.type == "cuda":
         lines["guard"] = "this optimizer takes no found_inf: one wait for the device a step (fused=true has none)"
     if assembly.loaded is not None:

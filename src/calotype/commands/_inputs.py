@@ -9,6 +9,7 @@ from typing import Any
 
 from calotype.commands._arguments import paths
 from calotype.commands._assemble import Assembly, Frozen, assemble
+from calotype.commands._skipped import recorded
 from calotype.config.build import locate
 from calotype.config.check import check_schema
 from calotype.config.compose import Config, compose
@@ -21,7 +22,7 @@ from calotype.record.folder import RunFolder
 from calotype.record.ownership import is_own, statement
 
 READ_AT_ONCE = 20_000
-"""Samples that are read before a resume when only their files' times changed; more are looked at as they are used."""
+"""Samples that are read before a resume when their files changed; more are looked at as they are used."""
 
 
 def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: Collection[str] = ()) -> Config:
@@ -79,7 +80,7 @@ def reassemble(folder: RunFolder, config: Config, *, begins: bool) -> Assembly:
 
 def frozen(record: Mapping[str, Any]) -> Frozen:
     """What `auto` became when the run was first launched."""
-    return Frozen(**record["frozen"])
+    return Frozen(**record["frozen"], skipped=recorded(record))
 
 
 def data_lock(assembly: Assembly, tree: Mapping[str, Any]) -> DataLock:
@@ -96,7 +97,8 @@ def changes(
     """
     old, record = old or DataLock.load(folder.path), folder.record()
     found = differences(old, lock)
-    if found or (touched(old, lock) and sum(len(split.ids) for split in lock.splits.values()) <= READ_AT_ONCE):
+    few = sum(len(split.ids) for split in lock.splits.values()) <= READ_AT_ONCE
+    if few and (found or touched(old, lock)):
         digest = locate("calotype.data.reader.content_digests")
         found = differences(old, lock, {name: digest(source) for name, source in assembly.data.sources.items()})
     was = compose([str(folder.path / "config.yaml")])

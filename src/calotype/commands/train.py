@@ -184,7 +184,8 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
                 lock,
                 command=command,
                 search=search,
-                frozen=asdict(assembly.frozen),
+                frozen=assembly.frozen.recorded(),
+                skipped=assembly.frozen.skipped,
                 exact=not assembly.inexact,
                 inexact=assembly.inexact,
                 weights=asdict(assembly.loaded) if assembly.loaded else None,
@@ -208,6 +209,7 @@ def go_on(
 ) -> Result:
     """Resume a run from its newest sound checkpoint, or from its start. A finished run is left as it is."""
     from calotype.commands._inputs import changes, data_lock, reassemble, refuse_changes
+    from calotype.commands._skipped import recorded
     from calotype.record import record as records
     from calotype.record.data import DataLock
 
@@ -225,7 +227,9 @@ def go_on(
             lock.inherit(DataLock.load(folder.path))
         _cut(folder, checkpoint, faults)
         step = checkpoint.step if checkpoint else 0
-        records.extend(folder, resumed_at=step, changed=found, allowed=sorted(found))
+        out = assembly.frozen.skipped
+        looked = {"skipped": out} if out is not None and recorded(folder.record()) is None else {}
+        records.extend(folder, resumed_at=step, changed=found, allowed=sorted(found), **looked)
         return _Job(folder, config, assembly, lock, quiet).run(checkpoint, replanned="config" in found)
 
 

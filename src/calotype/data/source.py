@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from calotype import keys
-from calotype.data.images import MAX_PIXELS, Background, Mode, decode
+from calotype.data.images import MAX_PIXELS, Background, Mode, decode, problem
 from calotype.data.index import FileIndex, Paths
 from calotype.errors import ConfigError, DataError
 
@@ -86,6 +86,14 @@ class ImageSource:
     def name(self, position: int) -> str:
         """The file's path below the data set's root."""
         return self.index.name(self._row(position))
+
+    def problem(self, position: int) -> str | None:
+        """Why a sample can't be read, without its file's name; None for one that can."""
+        try:
+            content = self.index.path(self._row(position)).read_bytes()
+        except OSError as error:
+            return f"can't be read ({error.strerror})"
+        return problem(content, self.decoding.mode, self.decoding.max_pixels)
 
     def __getitem__(self, position: int) -> Sample:
         """The image, its label and its file's bytes. Raises DataError naming a file that can't be read or decoded."""

@@ -46,8 +46,9 @@ def write(folder: RunFolder, config: Mapping[str, Any], lock: DataLock, **values
     """Write record.json, config.yaml, code.patch and the data lock of a new run; the record.
 
     `config` is {"yaml", "digest", "tree"}. What the record says of the code is the commit and a patch of what differs
-    from it, and the digest of every file that was loaded.
+    from it, and the digest of every file that was loaded. `skipped`, what was left out of the data, goes with the data.
     """
+    skipped = {"skipped": found} if (found := values.pop("skipped", None)) is not None else {}
     state, patch = repository(Path(calotype.__file__).parent)
     project, project_patch = repository(Path.cwd())
     if project_patch != patch:
@@ -61,7 +62,7 @@ def write(folder: RunFolder, config: Mapping[str, Any], lock: DataLock, **values
         "seed": config["tree"]["seed"],
         "repository": {"calotype": state, "project": project},
         **surroundings(),
-        "data": {name: split.summary() for name, split in lock.splits.items()},
+        "data": {name: split.summary() for name, split in lock.splits.items()} | skipped,
         **values,
         "cwd": str(Path.cwd()),
         "lineage": [],
