@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,22 @@ class TaskContract:
             metric.update(prediction, shard)
             assert metric.compute(metric.state())
             assert not any(value.any() for value in other.state().values())
+
+    def test_a_gallery_shows_what_it_saw_without_changing_anything(self) -> None:
+        task, shard = self.make().eval(), self.shard(range(6))
+        if not hasattr(task, "gallery"):
+            return
+        with torch.no_grad():
+            prediction = task.predict(shard)
+        before = {name: value.clone() for name, value in {**shard.fields, **prediction.fields}.items()}
+        drawn = torch.get_rng_state()
+        gallery = task.gallery()
+        assert dict(gallery.pictures()) == {}, "nothing seen, nothing shown"
+        gallery.update(prediction, shard)
+        for name, picture in gallery.pictures().items():
+            assert picture.dtype == np.uint8 and picture.shape[0] == 3 and "/" not in name
+        assert all(torch.equal(value, before[name]) for name, value in {**shard.fields, **prediction.fields}.items())
+        assert torch.equal(torch.get_rng_state(), drawn)
 
     def test_evaluate_is_forward_and_predict(self) -> None:
         task, shard = self.make().eval(), self.shard(range(5))

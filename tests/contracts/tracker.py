@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.types import Tracker
+from calotype.types import Node, Tracker
 
 
 @dataclass
@@ -36,6 +36,8 @@ def live(tracker: Tracker, run: FakeRun, steps: range = range(5, 45, 5)) -> None
         if step % run.steps_per_epoch == 0:
             tracker.log(step, {"val/loss": 0.5, "val/accuracy": 0.9, "val/recall[cat/dog]": 1.0})
             tracker.image(step, "val/sample", torch.zeros(3, 4, 5, dtype=torch.uint8))
+            if getattr(tracker, "wants_graph", False):
+                tracker.graph([Node("input", "Input", (), (2, 3)), Node("Net/mean", "mean", ("input",), ())])  # type: ignore[attr-defined]
     (run.folder / "weights.bin").write_bytes(b"0")
     tracker.artifact(run.folder / "weights.bin")
     tracker.close("done")

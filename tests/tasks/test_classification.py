@@ -103,6 +103,9 @@ class TestMixedLabels(TestCrossEntropy):
     def test_metrics_are_fresh_each_time(self) -> None:
         assert set(self.make().metrics()) == {"accuracy", "top5", "f1"}, "metrics measure unmixed images"
 
+    def test_a_gallery_shows_what_it_saw_without_changing_anything(self) -> None:
+        assert self.make().gallery().classes == tuple("012345"), "pictures show unmixed images"
+
 
 @pytest.mark.parametrize("weight", [None, torch.tensor(WEIGHTS)])
 @pytest.mark.parametrize("ignore_index", [-100, 3])
