@@ -106,7 +106,7 @@ def test_thumbnails_fit_whatever_the_size(size: tuple[int, ...], cells: list[lis
     prediction, shard = batch(3, size)
     drawn((prediction, shard))
     thumbnail = cells[0][0][0]
-    assert thumbnail.shape == (3, gallery.SIDE, gallery.SIDE) and thumbnail.dtype == torch.uint8
+    assert thumbnail.shape == (size[0], gallery.SIDE, gallery.SIDE) and thumbnail.dtype == torch.uint8
     inked = (thumbnail != 255).any(0)
     height, width = (int(inked.any(axis).sum()) for axis in (1, 0))
     assert height / width == pytest.approx(size[1] / size[2], rel=0.1)

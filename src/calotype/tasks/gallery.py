@@ -109,23 +109,21 @@ def _highest(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _thumbnails(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same rows with images as (n, 3, SIDE, SIDE) uint8, fitted in and centred on white."""
+    """The same rows with images as (n, c, SIDE, SIDE) uint8, fitted in and centred on white."""
     image = rows["image"]
-    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
-    low, high = image.amin((1, 2, 3), keepdim=True).clamp(max=0), image.amax((1, 2, 3), keepdim=True).clamp(min=1)
-    image = (image - low) / (high - low)
+    if image.dtype != torch.uint8:
+        low, high = image.amin((1, 2, 3), keepdim=True).clamp(max=0), image.amax((1, 2, 3), keepdim=True).clamp(min=1)
+        image = (image.float() - low) / (high - low) * 255
     height, width = image.shape[-2:]
-    if max(height, width) <= SIDE // 2:
-        times = SIDE // max(height, width)
-        image = image.repeat_interleave(times, 2).repeat_interleave(times, 3)
-    elif max(height, width) > SIDE:
+    if max(height, width) > SIDE:
         size = [max(1, round(side * SIDE / max(height, width))) for side in (height, width)]
-        image = F.interpolate(image, size, mode="bilinear", antialias=True)
+        image = F.interpolate(image.float(), size, mode="bilinear", antialias=True)
+    image = image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
+    times = max(1, SIDE // max(height, width))
+    image = image.repeat_interleave(times, 2).repeat_interleave(times, 3)
     height, width = image.shape[-2:]
     left, top = (SIDE - width) // 2, (SIDE - height) // 2
-    image = F.pad(image, (left, SIDE - width - left, top, SIDE - height - top), value=1.0)
-    channels = image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)
-    return {**rows, "image": (channels.clamp(0, 1) * 255).round().to(torch.uint8)}
+    return {**rows, "image": F.pad(image, (left, SIDE - width - left, top, SIDE - height - top), value=255)}
 
 
 def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
@@ -138,7 +136,8 @@ def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
     pen = ImageDraw.Draw(sheet)
     for place, (thumbnail, label, predicted, agree) in enumerate(cells):
         x, y = gap + place % COLUMNS * wide, gap + place // COLUMNS * high
-        sheet.paste(Image.fromarray(thumbnail.permute(1, 2, 0).contiguous().numpy()), (x, y))
+        rgb = thumbnail if len(thumbnail) == 3 else thumbnail[:1].expand(3, -1, -1)
+        sheet.paste(Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy()), (x, y))
         pen.text((x, y + SIDE + 1), _fitted(label, SIDE, font), INK, font)
         pen.text((x, y + SIDE + TEXT + 3), _fitted(predicted, SIDE, font), RIGHT if agree else WRONG, font)
     return _array(sheet)
