@@ -153,3 +153,14 @@ def test_the_limit_is_the_data_set_s_to_set() -> None:
     with pytest.raises(DataError, match="64x48 pixels are more than max_pixels=3000"):
         decode(encoded(photo(), "JPEG"), max_pixels=3000)
     assert problem(encoded(photo(), "PNG"), max_pixels=3000) == "64x48 pixels are more than max_pixels=3000"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_a_file_that_is_cut_anywhere_is_an_error_with_a_reason_or_the_image(kind: str) -> None:
+    image = Image.fromarray(np.arange(24 * 24 * 3).reshape(24, 24, 3).astype(np.uint8))
+    whole = encoded(image, kind)
+    for length in range(1, len(whole), max(1, len(whole) // 300)):
+        try:
+            assert decode(whole[:length]).shape == (3, 24, 24)
+        except DataError as error:
+            assert error.message

@@ -77,7 +77,7 @@ def _jpeg(data: bytes, mode: Mode, max_pixels: int) -> torch.Tensor | None:
     """A JPEG's pixels (C, H, W); None for the rare kinds that Pillow knows better: CMYK, odd subsampling."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:
+    except (ValueError, KeyError):  # a KeyError where the file ends before it says its colours
         return None
     _check_size(width, height, max_pixels)
     if colours in {"CMYK", "YCCK"}:
