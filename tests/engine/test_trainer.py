@@ -70,7 +70,8 @@ def trainer(
     torch.manual_seed(0)
     task = task or ToyClassification()
     optimizer = torch.optim.AdamW(task.parameters(), lr=0.01, fused=fused)
-    parts = Parts(task, optimizer, Noise(), val=options.pop("val", None), ema=options.pop("ema", None))
+    chosen = {name: options.pop(name, None) for name in ("val", "train_eval", "ema")}
+    parts = Parts(task, optimizer, Noise(), **chosen)
     checkpoints = Checkpoints(folder)
     checkpoints.prepare()
     logs = JsonLines(folder / JOURNAL), JsonLines(folder / CLOCK)
@@ -179,6 +180,19 @@ def test_validation_comes_as_planned_and_once_at_the_end(every: int | None, step
     found = trainer(tmp_path, timetable=timetable, val=Repeats(100, 101))
     found.fit()
     assert [line["step"] for line in journal(tmp_path) if line.get("event") == "evaluation"] == steps
+
+
+def test_nothing_to_measure_before_training_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.val_before_training: there is no val split to measure"):
+        trainer(tmp_path, timetable=plan(validate_first=True)).fit()
+
+
+def test_a_part_of_train_is_measured_where_there_is_no_val_split(tmp_path: Path) -> None:
+    found = trainer(tmp_path, timetable=plan(validate_every=3, validate_first=True), train_eval=Repeats(100))
+    found.fit()
+    seen = [(line["split"], line["step"]) for line in journal(tmp_path) if line.get("event") == "evaluation"]
+    assert seen == [("train_eval", 0), ("train_eval", 3), ("train_eval", 6), ("train_eval", 8)]
+    assert found.state.scores == {}
 
 
 def test_a_schedule_that_needs_another_monitor_says_which_there_are(tmp_path: Path) -> None:

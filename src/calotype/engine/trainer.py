@@ -76,6 +76,8 @@ class Trainer:
         self.task.train()
         followed = self.parts.early_stop or isinstance(self.parts.scheduler, ReduceLROnPlateau)
         check_monitor(self.task, self.options.monitor, measured=self.parts.val is not None, followed=bool(followed))
+        if self.plan.validate_first and not self.watched:
+            raise ConfigError("there is no val split to measure", key="trainer.val_before_training")
         part = self._restore(resume) if resume else self._begin()
         if resume:
             self.checkpoints.settle(resume, self.state.scores)
