@@ -119,7 +119,7 @@ def test_without_the_data_it_is_asked_for_or_left_out(tmp_path: Path) -> None:
     data = draw(tmp_path / "data")
     run = calotype.train(config(data, tmp_path, module=module), "trainer.max_steps=1", quiet=True).folder
     data.rename(tmp_path / "gone")
-    with pytest.raises(DataError, match="draw them first"):
+    with pytest.raises(DataError, match="draw them first; --samples 0 exports without comparing"):
         export(run, tmp_path / "model.onnx")
     found = export(run, tmp_path / "model.onnx", Onnx(samples=0))
     assert found.samples == 0 and logits(found.path, torch.rand(3, 3, 16, 16)).shape == (3, 3)
@@ -161,3 +161,16 @@ def test_packages_that_are_not_there_are_named(
 def test_a_place_that_can_t_be_written(classifier: Path, tmp_path: Path) -> None:
     with pytest.raises(CalotypeError, match=r"no/model\.onnx can't be written: No such file or directory"):
         export(classifier, tmp_path / "no" / "model.onnx", Onnx(samples=1))
+
+
+def test_what_the_run_left_out_is_not_looked_for_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, count in (("train", 6), ("val", 2)):
+        for label in "ab":
+            pngs(tmp_path / "data" / split / label, count=count)
+    (tmp_path / "data" / "train" / "a" / "broken.png").write_bytes(b"x")
+    data = ["data=image_folder", f"paths.data={tmp_path / 'data'}", "data.mode=L", "data.on_error=skip"]
+    sizes = ["data.batch_size=4", "module.network.num_classes=2"]
+    run = classifiers.train(tmp_path / "runs", "trainer.max_steps=1", *data, *sizes)
+    capsys.readouterr()
+    assert export(run, tmp_path / "model.onnx").samples == 4
+    assert "looked at" not in capsys.readouterr().err

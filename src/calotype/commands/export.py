@@ -130,12 +130,18 @@ def _samples(model: Model, count: int) -> Shard:
     import torch
 
     from calotype.commands._assemble import load_data
+    from calotype.commands._inputs import frozen
     from calotype.types import Shard
 
     if count < 1:
         shape = [32 if size is None else size for size in model.image.shape]
         return Shard(np.arange(2), {"image": torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))})
-    data = load_data(model.settings, 1)
+    then = frozen(model.folder.record())
+    try:
+        data = load_data(model.settings, then.shards, then.skipped)
+    except DataError as error:
+        error.message += "; --samples 0 exports without comparing"
+        raise
     split = next(name for name in ("test", "val", "train") if name in data.sources)
     loader, images = data.loader(split), list[Any]()
     for batch in loader.steps(0, loader.steps_per_epoch):
