@@ -13,7 +13,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env train tests tests-long guarantees check format clear bench-loop
+.PHONY: help env train tests tests-long guarantees check format clear bench-loop bench-data
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ format: env  ## sort imports and format
 
 bench-loop: $(BENCH)  ## microseconds per step beside a bare loop, ignite, accelerate and Lightning
 	$(BIN)/python -m benchmarks.bench_loop $(ARGS)
+
+bench-data: env  ## images a second per core from JPEG to batch beside torchvision and timm
+	$(BIN)/python -m benchmarks.bench_data $(ARGS)
 
 clear:  ## remove caches and build leftovers; keeps .venv and runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
