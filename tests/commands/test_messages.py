@@ -72,6 +72,18 @@ def test_filters_are_the_users(messages: Messages) -> None:
     assert not messages.path.exists()
 
 
+def test_what_the_runs_log_has_is_not_told_again(messages: Messages) -> None:
+    """By a resume, or by the process itself in another part of the run."""
+    again = Messages(RunFolder(messages.path.parent))
+    for one in (messages, again):
+        with one.warnings():
+            warnings.simplefilter("always")
+            warn("one")
+    again("done")
+    again("done")
+    assert [line.rpartition(" ")[2] for line in log(messages)] == ["one", "done", "done"]
+
+
 def test_processes_tell_a_warning_once_between_them(messages: Messages) -> None:
     children = []
     with messages.warnings():
@@ -89,7 +101,10 @@ def test_processes_tell_a_warning_once_between_them(messages: Messages) -> None:
 
 
 class Warns:
-    """A transform that warns of every image."""
+    """A transform that warns when it is made, and of every image."""
+
+    def __init__(self) -> None:
+        warnings.warn("odd arguments", stacklevel=1)
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         warnings.warn("this image is odd", stacklevel=1)
@@ -109,5 +124,5 @@ def test_a_run_with_a_warning_an_image_has_one_line(workers: int, parity_root: P
     outcome = harness.call(train_with_default_filters, config)
     assert outcome.code == 0, outcome.error
     (file,) = tmp_path.glob("runs/*/*/train.log")
-    assert file.read_text().count("this image is odd") == 1
+    assert file.read_text().count("this image is odd") == file.read_text().count("odd arguments") == 1
     assert "UserWarning from tests/commands/test_messages.py:" in file.read_text()

@@ -1,15 +1,14 @@
 """Lines for people: to stderr and to the run's train.log, warnings among them.
 
-A warning of Python's or PyTorch's becomes one line that names its source, and comes once a run process: not once a
-step, and not once for each loader worker. Which warnings there are is left to Python's filters (`-W`,
-PYTHONWARNINGS).
+A warning of Python's or PyTorch's becomes one line that names its source, and comes once a run: not once a step, and
+not once for each loader worker, for what another process has told is in the log. Which warnings there are is left to
+Python's filters (`-W`, PYTHONWARNINGS).
 """
 
 from __future__ import annotations
 
 import datetime
 import fcntl
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ class Messages:
 
     def __init__(self, folder: RunFolder, *, quiet: bool = False) -> None:
         self.path, self.quiet = folder.path / "train.log", quiet
-        self._process = os.getpid()
         self._warned: set[str] = set()
 
     def __call__(self, text: str | None) -> None:
@@ -49,8 +47,7 @@ class Messages:
         text = f"warning: {category.__name__} from {_source(filename)}:{lineno}: {' '.join(str(message).split())}"
         if text not in self._warned:
             self._warned.add(text)
-            # a worker has a memory of its own; what another process has told is in the log
-            self._tell(text, once=os.getpid() != self._process)
+            self._tell(text, once=True)
 
     def _tell(self, text: str, *, once: bool) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

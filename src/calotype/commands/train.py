@@ -166,13 +166,14 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
     """A new run of the config that `overrides` gave: its folder and record, then the training."""
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import data_lock
+    from calotype.commands._messages import Messages
     from calotype.commands._model import Image
     from calotype.record import record as records
     from calotype.record.folder import RunFolder
     from calotype.record.ownership import sign, statement
 
     folder = RunFolder.create(paths(config.tree).runs, str(config.tree["experiment"]))
-    with folder.locked():
+    with folder.locked(), Messages(folder, quiet=quiet).warnings():
         try:
             assembly = assemble(config.tree)
             lock = data_lock(assembly, config.tree)
@@ -209,11 +210,12 @@ def go_on(
 ) -> Result:
     """Resume a run from its newest sound checkpoint, or from its start. A finished run is left as it is."""
     from calotype.commands._inputs import changes, data_lock, reassemble, refuse_changes
+    from calotype.commands._messages import Messages
     from calotype.commands._skipped import recorded
     from calotype.record import record as records
     from calotype.record.data import DataLock
 
-    with folder.locked():
+    with folder.locked(), Messages(folder, quiet=quiet).warnings():
         status = folder.status()
         config = config_of(folder)
         if status.get("state") == "done" and config.digest() == folder.record()["config_digest"]:
