@@ -253,3 +253,13 @@ class Several(MultiLabel):
 
     def metrics(self) -> dict[str, Any]:
         return {}
+
+
+def test_a_run_of_somebody_else_s_names_no_code_of_its_choice(
+    classifier_copy: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = classifier_copy / "config.yaml"
+    config.write_text(config.read_text().replace("calotype.models.classification.SmallCNN", "subprocess.call"))
+    assert cli.main(["predict", str(classifier_copy), str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert "subprocess.call is not on the list" in captured.err and captured.out == ""

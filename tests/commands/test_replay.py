@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def test_a_backward_that_is_not_finite(parity_root: Path, tmp_path: Path) -> Non
     seen = found.examined
     assert found.reproduced and seen.loss is not None and seen.loss == seen.loss and not seen.finite
     assert seen.module is None, "every output is finite"
+    assert [math.isfinite(group.norm) for group in seen.groups] == [True, False], "no group takes on another's NaN"
     assert seen.gradient is not None and (seen.gradient.name, seen.gradient.shard) == ("network.0.weight", SHARD)
     assert seen.backward is not None and "MulBackward0" in seen.backward
     assert "(called in forward, breaking.py:" in seen.backward

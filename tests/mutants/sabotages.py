@@ -259,4 +259,25 @@ SABOTAGES = [
         "tests/test_watching.py::test_nothing_goes_by_what_was_seen_before_training",
         long=True,
     ),
+    Sabotage(
+        "an average of three is of two",
+        "engine/swa.py",
+        "total / len(tensors)",
+        "total / 2",
+        "tests/engine/test_swa.py::test_the_arithmetic_mean_is_rounded_once_whatever_the_order",
+    ),
+    Sabotage(
+        "dropout of an average's pass unkeyed",
+        "engine/swa.py",
+        'seed_torch(key(seed, "model", step, index), device)',
+        "pass",
+        "tests/engine/test_swa.py::test_draws_are_keyed_so_twice_is_the_same",
+    ),
+    Sabotage(
+        "a replayed step clipped before it is looked at",
+        "engine/replay.py",
+        "self.options = replace(self.options, clip=None)",
+        "pass",
+        "tests/commands/test_replay.py::test_a_backward_that_is_not_finite",
+    ),
 ]
