@@ -122,7 +122,7 @@ def test_overrides_and_options_may_be_mixed(elsewhere: Path) -> None:
     parser = ArgumentParser()
     add_config_arguments(parser)
     args = parser.parse_intermixed_args(
-        ["experiment=mnist", "seed=1", "--config-dir", "own", "optimizer=mine", "--cfg", "~module.lr_warmup"]
+        ["experiment=fashion_mnist", "seed=1", "--config-dir", "own", "optimizer=mine", "--cfg", "~module.lr_warmup"]
     )
     assert args.cfg
     assert config_from(args).tree["module"]["optimizer"] == {"_target_": "a.B"}

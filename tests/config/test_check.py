@@ -191,9 +191,7 @@ def test_an_argument_is_left_over_from_a_target_that_an_experiment_replaced(else
     path = elsewhere / "configs/experiment/mine.yaml"
     path.parent.mkdir(parents=True)
     path.write_text("# @package _global_\nmodule:\n  network: {_target_: timm.models.resnet.ResNet}\n")
-    with pytest.raises(
-        ConfigError, match=r"left over from calotype\.models\.classification\.SmallCNN .*model=resnet18"
-    ):
+    with pytest.raises(ConfigError, match=r"left over from calotype\.models\.classification\.SmallCNN .*resnet18"):
         load_and_check(["experiment=mine"])
 
 
