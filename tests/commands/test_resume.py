@@ -56,6 +56,7 @@ def test_auto_without_a_run_starts_one(parity_root: Path, tmp_path: Path) -> Non
         "data.prefetch=3",
         "data.timeout=60s",
         "trainer.log_every_n_steps=7",
+        "trainer.profiler=simple",
         "checkpoint.on_error=stop",
     ],
 )

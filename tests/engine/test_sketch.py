@@ -98,10 +98,12 @@ def test_an_error_of_the_network_is_its_own() -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_what_can_not_be_noted_leaves_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sketch, "note", lambda *_: 1 / 0)
-    nodes, _ = drawn(Net(), torch.rand(2, 3, 8, 8))
-    assert set(nodes) == {"input", "output"}
+@pytest.mark.parametrize(("method", "left"), [("note", {"input", "output"}), ("_add", set())])
+def test_what_can_not_be_noted_leaves_a_gap(method: str, left: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sketch, method, lambda *_: 1 / 0)
+    nodes, result = drawn(Net(), torch.rand(2, 3, 8, 8))
+    assert set(nodes) == left
+    assert result["out"].shape == (2, 2)  # type: ignore[index]
 
 
 def test_a_large_network_is_cut_off_and_a_compiled_one_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 It is drawn while an evaluation runs: every call of a torch function is noted beside being made. So there is no second
 forward pass, nothing is traced or compiled, and no bit changes. Unusual: a tensor is known by who it is and not by its
 value, through weak references, so that no activation lives longer than it would have; an operation in place gives its
-tensor a new maker.
+tensor a new maker. What can't be noted leaves a gap: a drawing must not end an evaluation.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Sketch:
         place = "/".join([type(self.network).__name__, *name.split(".")]) if name else type(self.network).__name__
 
         def enter(_: Any, inputs: Any) -> None:
-            if not name:
-                for tensor in _tensors(inputs):
-                    self._made[tensor] = self._add("input", "Input", [], tensor)
             self._scope.append(place)
+            with suppress(Exception):
+                for tensor in _tensors(inputs) if not name else ():
+                    self._made[tensor] = self._add("input", "Input", [], tensor)
 
         def leave(_: Any, _inputs: Any, outputs: Any) -> None:
-            self._scope.pop()
-            if not name:
-                for tensor in _tensors(outputs):
+            with suppress(Exception):
+                self._scope.pop()
+                for tensor in _tensors(outputs) if not name else ():
                     self._add("output", "Output", [tensor], tensor)
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
@@ -100,7 +100,7 @@ class _Noting(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        with suppress(Exception):  # a drawing with a gap is better than an evaluation that ends
+        with suppress(Exception):
             self.sketch.note(func, (args, kwargs), result)
         return result
 
