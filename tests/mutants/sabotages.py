@@ -269,7 +269,7 @@ SABOTAGES = [
     Sabotage(
         "dropout of an average's pass unkeyed",
         "engine/swa.py",
-        'seed_torch(key(seed, "model", step, index), device)',
+        'seed_torch(key(options.seed, "model", step, index), options.device)',
         "pass",
         "tests/engine/test_swa.py::test_draws_are_keyed_so_twice_is_the_same",
     ),

@@ -129,10 +129,6 @@ class Assembly:
     profiler: str | None = None
     notes: list[str] = field(default_factory=list)
 
-    def layout(self) -> torch.memory_format | None:
-        """The memory format of images, where it isn't the ordinary one."""
-        return torch.channels_last if self.options.channels_last else None
-
 
 def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: bool = True) -> Assembly:
     """Build the objects of a run. `frozen` is what a run recorded; without it `auto` is resolved here. Unless it

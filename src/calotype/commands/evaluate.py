@@ -78,8 +78,8 @@ class Loaded:
         """The run's precision, and what brings a shard to its device."""
         from calotype.engine.precision import Precision
 
-        options, layout = self.assembly.options, self.assembly.layout()
-        return Precision(options.precision, options.device), lambda shard: shard.to(options.device, layout)
+        options = self.assembly.options
+        return Precision(options.precision, options.device), options.placed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="e.g. data.workers=0 paths.data=DIR")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or step-00001200")
+    parser.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, average, or a name")
     parser.add_argument("--metric", metavar="NAME", help="what --target is about; by default the monitor's metric")
     parser.add_argument("--target", type=float, metavar="T", help="exit 5 if the metric is worse than T")
     parser.add_argument("--trust", action="append", default=[], metavar="PKG", help="allow targets of this package")

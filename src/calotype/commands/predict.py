@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="files, folders, patterns in quotes, or - for a list on stdin"
     )
-    parser.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, or a folder's name")
+    parser.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, average, or a name")
     parser.add_argument("--topk", type=int, default=1, metavar="K", help="so many classes with their probabilities")
     parser.add_argument("--format", choices=FORMATS, help="csv (default), or jsonl; by default what --output ends with")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there, in one instant, instead of stdout")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.optim import Optimizer
 
 from calotype.engine.averaging import EMA
 from calotype.engine.schedule import AnyScheduler, EarlyStop
-from calotype.types import Loader
+from calotype.keys import key, seed_everything
+from calotype.types import Loader, Shard
+
+Transforms: TypeAlias = "Sequence[Callable[[dict[str, Any]], dict[str, Any]]]"
 
 
 @dataclass(slots=True)
@@ -25,7 +28,7 @@ class Parts:
     train_eval: Loader | None = None
     test: Loader | None = None
     scheduler: AnyScheduler | None = None
-    batch_transforms: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()
+    batch_transforms: Transforms = ()
     ema: EMA | None = None
     early_stop: EarlyStop | None = None
 
@@ -48,6 +51,23 @@ class Options:
     maximise: bool = False
     test: str | None = None
     warn_on_disk: bool = True
+
+    def placed(self, shard: Shard) -> Shard:
+        """A shard on the device, its images in the memory format."""
+        memory_format = torch.channels_last if self.channels_last else None
+        if memory_format is None and self.device.type == "cpu":
+            return shard
+        return shard.to(self.device, memory_format)
+
+    def mixed(self, shard: Shard, transforms: Transforms, step: int, index: int) -> Shard:
+        """A shard after the transforms of whole shards, drawn under the key of its step and number."""
+        if not transforms:
+            return shard
+        seed_everything(key(self.seed, "batch", step, index), self.device)
+        fields: Any = dict(shard.fields)
+        for transform in transforms:
+            fields = transform(fields)
+        return Shard(shard.ids, fields, shard.digest, shard.contents)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 from calotype.engine.parts import Options, Parts
 from calotype.engine.precision import Precision
 from calotype.errors import CheckpointError
-from calotype.keys import key, seed_everything, seed_torch
+from calotype.keys import key, seed_torch
 from calotype.types import Batch, Shard
 
 
@@ -62,17 +62,11 @@ class _Forward(nn.Module):
 
     def forward(self, placed: tuple[int, int, Shard]) -> None:
         step, index, shard = placed
-        seed, device = self.options.seed, self.options.device
-        counts = self.task.counts(shard)
-        shard = shard.to(device, torch.channels_last if self.options.channels_last else None)
-        if self.transforms:
-            seed_everything(key(seed, "batch", step, index), device)
-        fields: Any = dict(shard.fields)
-        for transform in self.transforms:
-            fields = transform(fields)
-        seed_torch(key(seed, "model", step, index), device)
+        options, counts = self.options, self.task.counts(shard)
+        shard = options.mixed(options.placed(shard), self.transforms, step, index)
+        seed_torch(key(options.seed, "model", step, index), options.device)
         with self.precision.autocast():
-            self.task(Shard(shard.ids, fields), counts)
+            self.task(shard, counts)
         self.advance(len(shard))
 
 

@@ -31,7 +31,7 @@ from calotype.engine.state import Unsaved, borrowed, digests, restore, training_
 from calotype.engine.watch import Watch, Watcher
 from calotype.errors import ConfigError, Interrupted, RunFolderError
 from calotype.faults import fault
-from calotype.keys import key, seed_everything, seed_torch
+from calotype.keys import key, seed_torch
 from calotype.types import Batch, Counts, Loader, Shard
 
 
@@ -151,7 +151,7 @@ class Trainer:
 
     def _backward(self, index: int, shard: Shard, counts: Counts, term_counts: dict[str, float]) -> Leaf:
         """A shard's leaf of the tree: gradients, changes of the buffers, loss, sums of the loss's terms."""
-        shard = self._mixed(self._placed(shard), index)
+        shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, self.state.step, index)
         for p in self.parameters:
             p.grad = None
         if self.buffers and index:
@@ -201,21 +201,6 @@ class Trainer:
         elif parts.ema is not None:
             parts.ema.update(step)
         return lr
-
-    def _placed(self, shard: Shard) -> Shard:
-        memory_format = torch.channels_last if self.options.channels_last else None
-        if memory_format is None and self.options.device.type == "cpu":
-            return shard
-        return shard.to(self.options.device, memory_format)
-
-    def _mixed(self, shard: Shard, index: int) -> Shard:
-        if not self.parts.batch_transforms:
-            return shard
-        seed_everything(key(self.options.seed, "batch", self.state.step, index), self.options.device)
-        fields: Any = dict(shard.fields)
-        for transform in self.parts.batch_transforms:
-            fields = transform(fields)
-        return Shard(shard.ids, fields, shard.digest, shard.contents)
 
     # --- what is due after a step
 
@@ -283,7 +268,7 @@ class Trainer:
     def _measure(self, loader: Loader, split: str) -> tuple[Evaluation, Watch]:
         def place(shard: Shard) -> Shard:
             self.observer.see(split.removesuffix("_eval"), shard)
-            return self._placed(shard)
+            return self.options.placed(shard)
 
         watch = self.watcher.watch()
         with self.parts.ema.swapped() if self.parts.ema and split != "test" else nullcontext():
