@@ -109,7 +109,7 @@ def _highest(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _thumbnails(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same rows with images as (n, c, SIDE, SIDE) uint8, fitted in and centred on white."""
+    """The same rows with images as (n, c, SIDE, SIDE) uint8, fitted in above their words, on white."""
     image = rows["image"]
     if image.dtype != torch.uint8:
         low, high = image.amin((1, 2, 3), keepdim=True).clamp(max=0), image.amax((1, 2, 3), keepdim=True).clamp(min=1)
@@ -122,8 +122,8 @@ def _thumbnails(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     times = max(1, SIDE // max(height, width))
     image = image.repeat_interleave(times, 2).repeat_interleave(times, 3)
     height, width = image.shape[-2:]
-    left, top = (SIDE - width) // 2, (SIDE - height) // 2
-    return {**rows, "image": F.pad(image, (left, SIDE - width - left, top, SIDE - height - top), value=255)}
+    left = (SIDE - width) // 2
+    return {**rows, "image": F.pad(image, (left, SIDE - width - left, SIDE - height, 0), value=255)}
 
 
 def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
@@ -170,7 +170,7 @@ def matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
             left, share = margin + column * cell, float(shares[row, column])
             pen.rectangle((left, top, left + cell, top + cell), _shade(share, diagonal=row == column), LINE)
             if number <= 20 and counts[row, column]:
-                middle, ink = (left + cell // 2, top + cell // 2), PAPER if share > 0.5 else INK
+                middle, ink = (left + cell // 2, top + cell // 2), PAPER if share > 0.35 else INK
                 pen.text(middle, _short(int(counts[row, column])), ink, _font(10), anchor="mm")
     return _array(sheet)
 
