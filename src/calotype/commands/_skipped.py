@@ -49,11 +49,11 @@ def _find(sources: Mapping[str, Source], workers: int) -> Skipped:
 
 def told(skipped: Skipped | None) -> str | None:
     """The header's line about what is left out; None where nothing is."""
-    counts = [f"{len(entries)} of {name}" for name, entries in (skipped or {}).items() if entries]
+    counts = [f"{name} {len(entries)}" for name, entries in (skipped or {}).items() if entries]
     if not skipped or not counts:
         return None
     first = next(entries[0] for entries in skipped.values() if entries)
-    return f"{', '.join(counts)} can't be read and are left out, first {first['name']}: {first['reason']}"
+    return f"{', '.join(counts)}, first {first['name']}: {first['reason']}"
 
 
 def recorded(record: Mapping[str, Any]) -> Skipped | None:
