@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 from torch import Tensor
 
 from calotype.models.classification import SmallCNN
@@ -136,6 +137,24 @@ def test_a_matrix_of_any_number_of_classes_is_drawn(number: int) -> None:
     counts = np.arange(number * number).reshape(number, number) * 37
     picture = matrix(counts, [f"class number {n}" for n in range(number)])
     assert picture.shape[0] == 3 and 60 < picture.shape[1] < 1200
+
+
+def test_words_are_cut_to_their_width_and_to_the_fonts_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ImageFont.load_default(12)
+    assert gallery._fitted("dög\n 犬", 100, own) == "dog ?"
+    cut = gallery._fitted("a very long name", 50, own)
+    assert cut.endswith("...") and own.getlength(cut) <= 50
+    system = ImageFont.truetype
+
+    def none_there(font: Any, *values: Any, **options: Any) -> Any:
+        if isinstance(font, str):
+            raise OSError("cannot open resource")
+        return system(font, *values, **options)
+
+    monkeypatch.setattr(ImageFont, "truetype", none_there)
+    gallery._font.cache_clear()
+    assert gallery._font(12).getname() == own.getname()
+    gallery._font.cache_clear()
 
 
 def test_no_update_waits_for_the_device() -> None:

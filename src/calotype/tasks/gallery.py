@@ -8,7 +8,10 @@ leave 0..1, because an evaluation transform normalises them, are stretched into 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +34,8 @@ ROWS, COLUMNS, SIDE, TEXT = 5, 5, 112, 12
 """Of a grid: rows, columns, pixels of a thumbnail's side, and of its letters."""
 LARGEST = 100
 """Classes up to which a confusion matrix is drawn."""
+PILLOWS = "Aileron"
+"""The font that comes with Pillow."""
 RIGHT, WRONG, INK, LINE, PAPER = (0, 110, 40), (180, 0, 30), (40, 40, 40), (225, 225, 225), (255, 255, 255)
 
 
@@ -155,9 +160,11 @@ def matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
     font, named = _font(TEXT), cell >= TEXT + 2
     margin = min(160, 12 + max(round(font.getlength(name)) for name in classes)) if named else 8
     size, head = number * cell, TEXT + 8
-    sheet = Image.new("RGB", (margin + size + 8, head + size + margin), PAPER)
+    caption = "rows: label, columns: prediction"
+    wide = margin + max(size, round(font.getlength(caption))) + 8
+    sheet = Image.new("RGB", (wide, head + size + margin), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((margin, 3), "rows: label, columns: prediction", INK, font)
+    pen.text((margin, 3), caption, INK, font)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     for row in range(number):
         top = head + row * cell
@@ -195,18 +202,26 @@ def _short(number: int) -> str:
 
 
 def _fitted(text: str, width: int, font: FreeTypeFont | ImageFont) -> str:
-    """The text on one line, cut so that it is no wider."""
+    """The text on one line, cut so that it is no wider; letters with accents that the font may lack go without them."""
     text = " ".join(text.split())
+    if font.getname()[0] == PILLOWS:
+        letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        text = "".join(letters).encode("ascii", "replace").decode()
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
+    while text and font.getlength(text + "...") > width:
         text = text[:-1]
-    return text + "…"
+    return text + "..."
 
 
+@cache
 def _font(size: int) -> FreeTypeFont | ImageFont:
+    """A font of the system that knows more than Pillow's own, which has the letters of ASCII, or that one."""
     from PIL import ImageFont
 
+    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"):
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
 
 
