@@ -183,7 +183,7 @@ def ids_digest(shards: Sequence[IntArray]) -> str:
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:
-    return list(torch.stack([value.float() for value in values]).tolist())
+    return list(torch.stack(list(values)).float().tolist())
 
 
 def _record(item: PendingStep, loss: float, norm: float) -> StepRecord:
