@@ -13,7 +13,7 @@ import calotype
 from calotype import cli
 from calotype.commands.replay import Replayed, replay
 from calotype.data.order import Batching, TrainOrder
-from calotype.errors import DataError, NonFiniteError, UsageError
+from calotype.errors import ConfigError, DataError, NonFiniteError, UsageError
 from tests import harness
 from tests.runs import config, edit_journal
 
@@ -25,10 +25,10 @@ def ids(step: int = STEP, shard: int = SHARD) -> list[int]:
     return [int(place) for place in TrainOrder(41, Batching(8, 4), seed=3).batch(step)[shard].positions]
 
 
-def broken(data: Path, folder: Path, how: str, **sections: Any) -> Path:
-    """A run that broke at STEP."""
-    module = {"_target_": "tests.toys.breaking.Breaking", "at": ids(), "how": how}
-    with pytest.raises((NonFiniteError, RuntimeError)):
+def broken(data: Path, folder: Path, how: str, step: int = STEP, **sections: Any) -> Path:
+    """A run that broke at `step`."""
+    module = {"_target_": "tests.toys.breaking.Breaking", "at": ids(step), "how": how}
+    with pytest.raises((NonFiniteError, RuntimeError, ConfigError)):
         calotype.train(config(data, folder, module=module, **sections), quiet=True)
     return harness.only_run(folder / "runs")
 
@@ -83,6 +83,12 @@ def test_a_step_that_raises(parity_root: Path, tmp_path: Path, capsys: pytest.Ca
     assert cli.main(["replay", str(run)]) == 0
     text = capsys.readouterr().out
     assert "raised RuntimeError: this shard can't be computed" in text and text.endswith("  as in the run\n")
+
+
+def test_a_first_step_that_raises(parity_root: Path, tmp_path: Path) -> None:
+    found = replay(broken(parity_root, tmp_path, "raise", step=0))
+    assert found.reproduced and (found.start, found.examined.step) == ("the start", 0)
+    assert found.examined.error == "RuntimeError: this shard can't be computed"
 
 
 def test_a_sample_that_can_t_be_read(parity_root: Path, tmp_path: Path) -> None:

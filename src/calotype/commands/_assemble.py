@@ -55,6 +55,10 @@ class Settings:
         data, dataset = split_settings(tree["data"], DataSettings, "data")
         return cls(int(tree["seed"]), trainer, checkpoint, module, data, task, dataset)
 
+    def begun(self) -> Settings:
+        """The same of a run that has begun: a checkpoint brings all weights, and files of initial ones may be gone."""
+        return replace(self, module=replace(self.module, init_from=None))
+
     def maximise(self) -> bool:
         """Whether a higher monitor is better."""
         mode = self.checkpoint.mode
@@ -136,7 +140,7 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: b
     """
     settings = Settings.of(tree)
     if not begins:
-        settings = replace(settings, module=replace(settings.module, init_from=None))
+        settings = settings.begun()
     frozen = frozen or Frozen.of(settings.trainer)
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
     data = load_data(settings, frozen.shards, frozen.skipped, pin=device.type == "cuda")

@@ -7,7 +7,7 @@ checkpoint. So a file of initial weights is not looked for either.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -160,8 +160,7 @@ def load_model(
     record = folder.record()
     image, classes = Image.recorded(record), [str(name) for name in record.get("classes", ())]
     config = recorded_config(folder, overrides, trust)
-    settings = Settings.of(config.tree)
-    settings = replace(settings, module=replace(settings.module, init_from=None))
+    settings = Settings.of(config.tree).begun()
     then = frozen(record)
     there = then.accelerator if device == "auto" else device
     if device == "auto" and not torch.cuda.is_available():
