@@ -105,6 +105,10 @@ def test_of_several_frames_the_first_is_taken() -> None:
         assert np.array_equal(decode(content).permute(1, 2, 0).numpy(), by_pillow(content))
 
 
+@pytest.mark.guarantee(
+    "A broken image is an error with its reason, never half a picture",
+    condition="empty, no image, a byte flipped, zeros, cut, cut and closed",
+)
 @pytest.mark.parametrize("kind", sorted(BROKEN))
 def test_broken_images_are_errors_with_a_reason(kind: str) -> None:
     content, reason = BROKEN[kind]()
@@ -124,6 +128,10 @@ def test_thirty_two_bits_are_refused() -> None:
             decode(encoded(Image.fromarray(values), "TIFF"))
 
 
+@pytest.mark.guarantee(
+    "An image that claims more pixels than data.max_pixels is refused by its header, at once and in little memory",
+    condition="PNG, JPEG, BMP, GIF of 20,000 x 20,000",
+)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF"])
 def test_an_image_bomb_is_refused_at_once_and_flat(kind: str) -> None:
     content = bomb(kind)
