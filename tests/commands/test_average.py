@@ -70,6 +70,14 @@ def test_workers_change_no_bit(classifier_copy: Path, capsys: pytest.CaptureFixt
     assert "1216/1216 images for batch norm" in captured.err
 
 
+def test_of_a_run_with_shards_mixing_dropout_and_ema(copy: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(copy, tmp_path / "again" / copy.parent.name / copy.name))
+    found, other = average(copy), average(again)
+    assert len(found.sources) == 2 and found.metrics == other.metrics
+    assert (found.folder / "model.safetensors").read_bytes() == (other.folder / "model.safetensors").read_bytes()
+    assert calotype.load(copy, checkpoint="average").evaluate("val").scalars() == found.metrics
+
+
 def test_every_verb_takes_it(classifier_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = average(classifier_copy, last=2)
     for name in ("average", found.folder.name):

@@ -50,6 +50,14 @@ def test_a_file_is_predicted_like_the_sample_that_it_holds(classifier: Path, fol
     assert torch.equal(torch.stack([row.probabilities for row in found if row.probabilities is not None]), expected)
 
 
+def test_in_the_run_s_own_arithmetic(folder: Path, tmp_path: Path) -> None:
+    arithmetic = ["trainer.precision=bf16-mixed", "trainer.channels_last=true", "trainer.ema={decay: 0.5}"]
+    run = classifiers.train(tmp_path, "trainer.max_steps=3", *arithmetic)
+    logits = [prediction["logits"] for prediction in calotype.load(run).predict("test")]
+    found = [row.probabilities for row in calotype.predict(run, folder)]
+    assert torch.equal(torch.stack([row for row in found if row is not None]), torch.cat(logits).softmax(1))
+
+
 def test_the_classes_are_those_that_evaluate_counts(
     classifier: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
