@@ -118,3 +118,14 @@ def _aloud(file: str, plan: str, folder: str) -> int:
     faults.hook = harness.hook(plan)
     with (Path(folder) / "told").open("w") as stream, contextlib.redirect_stderr(stream):
         return cli.main(["train", file])
+
+
+def test_metrics_of_many_single_classes_stay_in_the_files() -> None:
+    from calotype.commands.train import Result, summary
+
+    def told(classes: int) -> str:
+        metrics = {"val/f1": 0.5} | {f"val/f1[{number}]": 1.0 for number in range(classes)}
+        return summary(Result(Path("run"), "done", 10, metrics))
+
+    assert "val/f1[7] 1" in told(8)
+    assert "val/f1 0.5" in told(9) and "[" not in told(9)

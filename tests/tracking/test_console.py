@@ -149,3 +149,14 @@ def test_a_log_file_stays_plain_even_under_force_color(run: FakeRun, monkeypatch
     stream = io.StringIO()
     live(Console(stream=stream), run)
     assert "\x1b" not in stream.getvalue()
+
+
+def test_metrics_of_many_single_classes_are_left_to_others(run: FakeRun) -> None:
+    stream = io.StringIO()
+    tracker = Console(stream=stream)
+    tracker.start(run)
+    tracker.log(10, {"val/f1": 0.5} | {f"val/f1[{number}]": 1.0 for number in range(8)})
+    tracker.log(20, {"val/f1": 0.5} | {f"val/f1[{number}]": 1.0 for number in range(9)})
+    few, many = stream.getvalue().splitlines()[-2:]
+    assert "val/f1[7] 1" in few
+    assert many.endswith("val/f1 0.5")

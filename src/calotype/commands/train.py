@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 HELP = "Train from a config, or resume a run. `calotype train experiment=digits trainer.max_epochs=3`"
 
 
+CLASSES = 8
+"""Metrics of single classes that a summary lists at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Best:
     """The best checkpoint: its step and the value of the monitor there."""
@@ -101,6 +105,8 @@ def summary(result: Result) -> str:
 
 
 def _listed(metrics: Mapping[str, float]) -> str:
+    if sum(name.endswith("]") for name in metrics) > CLASSES:
+        metrics = {name: value for name, value in metrics.items() if not name.endswith("]")}
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TextIO
 
 _ROUTINE = ("train/", "time/", "lr/")
 _HIDDEN = ("test/", "momentum/")
+_CLASSES = 8
 
 
 @dataclass
@@ -127,8 +128,9 @@ class Console:
     """Tracker that writes to stderr.
 
     `interval` is the least time in seconds between two plain lines of training; ends of epochs and results are always
-    written. The test split's results and the end of a run that is done are left to the summary of `train`, momentum to
-    other trackers. A bar is drawn where `stream` is a terminal that can move its cursor; NO_COLOR is honoured.
+    written. The test split's results and the end of a run that is done are left to the summary of `train`, momentum and
+    metrics of many single classes to other trackers. A bar is drawn where `stream` is a terminal that can move its
+    cursor; NO_COLOR is honoured.
     """
 
     def __init__(self, interval: float = 10.0, stream: TextIO | None = None) -> None:
@@ -152,6 +154,8 @@ class Console:
         """Show the scalars measured when `step` steps were done."""
         self._last = step
         shown = {name: value for name, value in scalars.items() if not name.startswith(_HIDDEN)}
+        if sum(name.endswith("]") for name in shown) > _CLASSES:
+            shown = {name: value for name, value in shown.items() if not name.endswith("]")}
         if self._view is not None and (shown or not scalars):
             self._view.show(step, shown)
 
