@@ -10,7 +10,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -27,6 +27,7 @@ VERBS = {
     "export": "export a network to ONNX",
     "verify": "run a run again and compare it bit for bit",
     "replay": "compute the step at which a run failed again, and say where",
+    "data": "look at a data set: check it, measure it",
     "config": "show a config, explain a key, compare two configs",
 }
 
@@ -77,12 +78,18 @@ def _run(arguments: list[str]) -> int:
         print(f"calotype {__version__}")  # noqa: T201
         return 0
     if verb not in VERBS:
-        nearest = get_close_matches(verb, VERBS, 1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"there are: {', '.join(VERBS)}"
-        raise UsageError(f"there is no verb {verb!r}; {hint}")
+        raise _unknown("verb", verb, VERBS)
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - sys.path holds text
         sys.path.append(here)
     module = importlib.import_module(f"calotype.commands.{verb}")
+    if subverbs := getattr(module, "SUBVERBS", None):
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_listed(f"usage: calotype {verb} VERB ...", subverbs))  # noqa: T201
+            return 0 if rest else 2
+        name, *rest = rest
+        if name not in subverbs:
+            raise _unknown(f"verb {verb}", name, subverbs)
+        module, verb = importlib.import_module(f"calotype.commands._{verb}_{name}"), f"{verb} {name}"
     parser = Parser(
         prog=f"calotype {verb}",
         description=module.HELP,
@@ -94,13 +101,20 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
+def _unknown(what: str, name: str, known: Mapping[str, str]) -> UsageError:
+    nearest = get_close_matches(name, known, 1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"there are: {', '.join(known)}"
+    return UsageError(f"there is no {what} {name!r}; {hint}")
+
+
+def _listed(head: str, verbs: Mapping[str, str]) -> str:
+    lines = "\n".join(f"  {name:10}{summary}" for name, summary in verbs.items())
+    return f"{head}\n\n{lines}"
+
+
 def _help() -> str:
-    verbs = "\n".join(f"  {name:10}{summary}" for name, summary in VERBS.items())
-    return f"""usage: calotype VERB ...
-
-One config, any number of identical runs.
-
-{verbs}
+    head = "usage: calotype VERB ...\n\nOne config, any number of identical runs."
+    return f"""{_listed(head, VERBS)}
 
   calotype train experiment=digits            train the example
   calotype verify last                        run it again and compare

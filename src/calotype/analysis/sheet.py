@@ -1,0 +1,80 @@
+"""A sheet of pictures: a row for each class, its name and size, and some of its images.
+
+Small images are enlarged by whole pixels, so that one of 8x8 is seen as a network sees it; larger ones are fitted in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Pixels: TypeAlias = npt.NDArray[np.uint8]
+    Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+SIDE, GAP, NAMES, LETTERS = 96, 6, 180, 15
+"""Pixels: a picture's side, the space between, the width of the names, the height of letters."""
+MOST_ROWS = 200
+"""Rows of a sheet; with the space between them 20,400 pixels high."""
+INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A class: its name, a word about it, and its pictures, (H, W, C) uint8."""
+
+    name: str
+    note: str
+    pictures: Sequence[Pixels]
+
+
+def draw(rows: Sequence[Row]) -> Image.Image:
+    """The sheet; rows beyond MOST_ROWS are left out."""
+    rows = rows[:MOST_ROWS]
+    font: Font = ImageFont.load_default(LETTERS)
+    columns = max([1, *(len(row.pictures) for row in rows)])
+    names = min(NAMES, max([1, *(_width(font, text) for row in rows for text in (row.name, row.note))])) + GAP
+    cell = SIDE + GAP
+    sheet = Image.new("RGB", (names + columns * cell + GAP, len(rows) * cell + GAP), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, row in enumerate(rows):
+        top = GAP + place * cell
+        pen.text((GAP, top + SIDE // 2 - 2), _fitted(row.name, names - GAP, font), INK, font, anchor="ls")
+        pen.text((GAP, top + SIDE // 2 + 2), _fitted(row.note, names - GAP, font), FAINT, font, anchor="la")
+        for column, pixels in enumerate(row.pictures):
+            image, left = picture(pixels), names + GAP + column * cell
+            sheet.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
+    return sheet
+
+
+def picture(pixels: Pixels) -> Image.Image:
+    """Pixels (H, W, C) as an RGB image whose longer side is at most SIDE; of 2 or more than 3 channels the first."""
+    three = pixels if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2)
+    image = Image.fromarray(np.ascontiguousarray(three))
+    longer = max(image.size)
+    if longer * 2 <= SIDE:
+        return image.resize((image.width * (SIDE // longer), image.height * (SIDE // longer)), Image.Resampling.NEAREST)
+    if longer <= SIDE:
+        return image
+    width, height = (max(1, round(side * SIDE / longer)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _width(font: Font, text: str) -> int:
+    return round(font.getlength(text)) + 1
+
+
+def _fitted(text: str, width: int, font: Font) -> str:
+    """The text on one line, cut so that it is no wider."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

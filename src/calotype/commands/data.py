@@ -1,0 +1,8 @@
+"""`calotype data ...`: the verbs about a data set by itself. Each is a module `_data_<name>` like that of any verb."""
+
+from __future__ import annotations
+
+SUBVERBS = {
+    "check": "find what is wrong or odd: broken images, empty classes, the same image in two splits",
+    "stats": "sizes, classes, mean and standard deviation; a sheet of pictures",
+}
