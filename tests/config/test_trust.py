@@ -1,5 +1,6 @@
 """Configs of unknown origin: every vector is refused before anything is imported or run."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -139,9 +140,16 @@ def test_one_bad_node_among_good_ones_refuses_all_before_any_import() -> None:
     assert out.strip() == "RefusedError False"
 
 
-@pytest.mark.parametrize("experiment", ["digits", "mnist", "fashion_mnist"])
+@pytest.mark.parametrize("experiment", ["digits", "mnist", "fashion_mnist", "image_folder"])
 def test_shipped_experiments_are_trusted(experiment: str) -> None:
     check_trusted(compose([f"experiment={experiment}", "model=resnet18", "schedule=onecycle"]).tree)
+
+
+@pytest.mark.parametrize("name", ["calotype.data.folder.ImageFolder", "calotype.data.table.ImageTable"])
+def test_every_argument_of_a_folder_or_table_has_a_rule(name: str) -> None:
+    assert set(ALLOWED[name] or ()) == set(inspect.signature(locate(name)).parameters)
+    with pytest.raises(RefusedError):
+        check_trusted({"_target_": name, "background": {"_target_": "os.system"}})
 
 
 def test_every_name_on_the_list_exists_and_is_itself() -> None:

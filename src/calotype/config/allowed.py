@@ -69,6 +69,22 @@ _PACKED: Mapping[str, Callable[[Any], bool]] = {
     "split_seed": _number,
 }
 
+_IMAGES: Mapping[str, Callable[[Any], bool]] = {
+    **_PACKED,
+    "root": _path,
+    "mode": _scalar,
+    "background": lambda value: _number(value) or (isinstance(value, list) and all(map(_number, value))),
+    "max_pixels": _number,
+}
+_TABLE: Mapping[str, Callable[[Any], bool]] = {
+    **_IMAGES,
+    "table": _path,
+    "columns": lambda value: isinstance(value, dict) and all(map(_scalar, value.values())),
+    "delimiter": _scalar,
+    "separator": _scalar,
+    "class_names": lambda value: value is None or (isinstance(value, list) and all(map(_scalar, value))),
+}
+
 # torch and numpy values such as a dtype: an object, not a call
 CONSTANTS = tuple(_names("torch", "float16 bfloat16 float32 float64 uint8 int32 int64 bool channels_last"))
 
@@ -120,6 +136,8 @@ ALLOWED: Mapping[str, Rule] = _merged(
         _names("calotype.engine.schedule", "Cosine MultiStep Poly"),
         _names("calotype.data.small", "Digits", _PACKED),
         _names("calotype.data.small", "MNIST FashionMNIST", {**_PACKED, "root": _path}),
+        _names("calotype.data.folder", "ImageFolder", {**_IMAGES, "layout": _scalar}),
+        _names("calotype.data.table", "ImageTable", _TABLE),
         _names("calotype.data.cifar", "CIFAR10", {**_PACKED, "root": _path}),
         _names("calotype.data.cifar", "CIFAR100", {**_PACKED, "root": _path, "coarse": _off_or_on}),
         _names("calotype.tracking.console", "Console", {"interval": _number}),
