@@ -206,6 +206,17 @@ def test_equal_probabilities_stay_in_the_order_of_the_classes(
     assert (row["class"], row["class_2"]) == ("0", "1")
 
 
+def test_an_output_that_is_no_class_of_the_data_goes_by_its_number(
+    classifier: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from calotype.commands._model import Model
+
+    monkeypatch.setattr(Model, "probabilities", lambda *_: torch.eye(1, 12).flip(1))
+    assert cli.main(["predict", str(classifier), str(folder / "0000.png")]) == 0
+    (row,) = rows(capsys.readouterr().out)
+    assert (row["class"], row["probability"]) == ("11", "1")
+
+
 CLASSIFIES = {"_target_": "calotype.tasks.classification.Classification", "network": {
     "_target_": "calotype.models.classification.SmallCNN", "in_channels": 3, "num_classes": 3, "widths": [4],
 }}  # fmt: skip

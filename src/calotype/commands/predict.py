@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HELP = "Predict classes of image files with a run's network: CSV or JSON lines of path, class, probability, top k."
 FORMATS = ("csv", "jsonl")
+NOT_FINITE = "the network's output is not finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,6 @@ def _rows(model: Model, files: Sequence[str], batch: Any) -> list[Predicted]:
     return [found[place] for place in sorted(found)]
 
 
-NOT_FINITE = "the network's output is not finite"
-
-
 class _Writer(Protocol):
     def row(self, row: Predicted) -> None: ...
 
@@ -210,13 +208,12 @@ WRITERS: dict[str, Callable[[TextIO, Sequence[str], int], _Writer]] = {"csv": Cs
 
 
 def _top(row: Predicted, classes: Sequence[str], topk: int) -> list[tuple[str, float]]:
-    """The most probable classes, the first of equal ones first."""
+    """The most probable classes, the first of equal ones first; an output that the data has no class for by number."""
     if row.probabilities is None:
         return []
     values, places = row.probabilities.sort(descending=True, stable=True)
-    return [
-        (classes[place], value) for value, place in zip(values[:topk].tolist(), places[:topk].tolist(), strict=True)
-    ]
+    names = [classes[place] if place < len(classes) else str(place) for place in places[:topk].tolist()]
+    return list(zip(names, values[:topk].tolist(), strict=True))
 
 
 @contextmanager
