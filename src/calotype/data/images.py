@@ -33,7 +33,9 @@ Mode: TypeAlias = Literal["RGB", "L"]
 Background: TypeAlias = int | Sequence[int]
 
 MAX_PIXELS = 100_000_000
-"""Width times height above which an image is refused; a photo of 100 megapixels is 300 MB as RGB."""
+"""Width times height above which an image is refused; a photo of 100 megapixels is 300 MB as RGB. Where it is set higher,
+Pillow still refuses 179 million in any format but JPEG.
+"""
 
 FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG")
 ORIENTATION = 0x0112

@@ -7,6 +7,7 @@ is read to see.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,8 +107,13 @@ def _looked(look: _Look, starts: range, workers: int) -> Iterator[tuple[int, lis
             batch_size=None,
             collate_fn=_same,
             num_workers=min(workers, len(starts)),
+            worker_init_fn=_start,
             generator=torch.Generator(),
         )
+
+
+def _start(_: int) -> None:
+    os.setsid()  # a Ctrl-C is for the process that waits; its workers end with it
 
 
 def _same(value: Any) -> Any:
