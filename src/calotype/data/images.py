@@ -33,7 +33,7 @@ Mode: TypeAlias = Literal["RGB", "L"]
 Background: TypeAlias = int | Sequence[int]
 
 MAX_PIXELS = 100_000_000
-"""Width times height above which an image is refused; a photo of 100 megapixels is 300 MB as RGB. Where it is set higher,
+"""Width times height above which an image is refused; a photo of 100 megapixels is 300 MB as RGB. If it is more,
 Pillow still refuses 179 million in any format but JPEG.
 """
 
