@@ -140,7 +140,9 @@ def _hyperparameters(config: Path, results: Mapping[str, float]) -> Sequence[Any
     if not config.is_file():
         return []
     tree = yaml.safe_load(config.read_text())
-    told = {name: node for name, node in tree.items() if name not in {"paths", "tracking"}}
+    # TensorBoard ticks the first few: those that differ between runs most often
+    first = [name for name in ("module", "seed", "trainer") if name in tree]
+    told = {name: tree[name] for name in [*first, *tree] if name not in {"paths", "tracking"}}
     finite = {name: value for name, value in results.items() if math.isfinite(value)}
     return list(hparams(dict(_leaves("", told)), finite))  # type: ignore[no-untyped-call]
 
