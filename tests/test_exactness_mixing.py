@@ -60,7 +60,7 @@ def straight(parity_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
 
 
 @pytest.mark.guarantee(
-    "With RandAugment, colour jitter, random erasing, MixUp, CutMix and samples drawn by class the bits are the same too",
+    "With RandAugment, colour jitter, erasing, MixUp, CutMix and samples drawn by class the bits are the same too",
     condition="CPU; 1 and 4 shards; 0 and 2 loader workers; killed twice and stopped once",
 )
 @pytest.mark.parametrize("shards", [1, 4])

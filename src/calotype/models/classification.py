@@ -1,8 +1,9 @@
 """Classifiers for images of a few pixels. For larger ones name timm's: `_target_: timm.create_model`.
 
-All give logits; softmax belongs to the loss. Unusual in SmallCNN: the map is pooled by the sum of its maximum and its mean. On Fashion-MNIST after three epochs the maximum is
-worth two points over the mean alone, on the digits the mean is the steadier one, and the sum is as good as either. Both
-are plain reductions, since adaptive pooling has no deterministic backward on CUDA.
+All give logits; softmax belongs to the loss. Unusual in SmallCNN: the map is pooled by the sum of its maximum and its
+mean. On Fashion-MNIST after three epochs the maximum is worth two points over the mean alone, on the digits the mean is
+the steadier one, and the sum is as good as either. Both are plain reductions, since adaptive pooling has no
+deterministic backward on CUDA.
 """
 
 from __future__ import annotations

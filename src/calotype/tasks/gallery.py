@@ -204,7 +204,8 @@ def _short(number: int) -> str:
 def _fitted(text: str, width: int, font: FreeTypeFont | ImageFont) -> str:
     """The text on one line, cut so that it is no wider; letters with accents that the font may lack go without them."""
     text = " ".join(text.split())
-    if font.getname()[0] == PILLOWS:
+    named = getattr(font, "getname", None)
+    if named is None or named()[0] == PILLOWS:
         letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
         text = "".join(letters).encode("ascii", "replace").decode()
     if font.getlength(text) <= width:
