@@ -142,6 +142,14 @@ def test_odd_images_are_notes(folder: Path, capsys: pytest.CaptureFixture[str]) 
     }
 
 
+def test_files_that_are_passed_over_are_a_note(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("Thumbs.db", "list.txt", "more.txt", ".hidden.jpg"):
+        (folder / "train" / "cat" / name).write_bytes(b"")
+    (text,) = names(check(capsys, folder, code=0), "passed_over", "notes")
+    assert text.startswith(f"{folder / 'train'}: ")
+    assert sorted(text.partition(": ")[2].split(", ")) == ["1 .db", "1 hidden", "2 .txt"]
+
+
 def test_text_shows_some_of_each_kind_and_how_many_more(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(7):
         (folder / "train" / "ant" / f"broken{number}.jpg").write_bytes(b"")
@@ -170,6 +178,12 @@ def test_a_data_set_that_cannot_be_opened_is_a_problem(folder: Path, capsys: pyt
     (table := folder / "images.csv").write_text("path,label\ntrain/ant/0.jpg,ant\ngone.jpg,bee\n")
     (text,) = names(check(capsys, "data=csv", "data.table=" + str(table), f"paths.data='{folder}'"), "data_set")
     assert "line 3: 'gone.jpg' is no file" in text
+
+
+def test_a_link_that_leads_nowhere_is_told_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "train" / "ant" / "gone.jpg").symlink_to("nowhere")
+    (text,) = names(check(capsys, folder), "data_set")
+    assert "gone.jpg: is a broken link" in text
 
 
 def test_labels_of_a_table_with_several_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from calotype.commands._dataset import add_dataset_arguments, open_dataset
-from calotype.errors import UsageError
+from calotype.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from calotype.analysis.findings import Finding, Part, Report
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 def examine(opened: Opened, workers: int | None = None) -> tuple[list[Part], Report]:
     """Look at every sample of an opened data set: what was seen of each split, and what was found."""
     from calotype.analysis import looks
-    from calotype.analysis.findings import NOTES, PROBLEMS, Part, report
+    from calotype.analysis.findings import Part, report
     from calotype.commands._progress import Progress
     from calotype.commands._survey import Look, survey
 
@@ -72,11 +72,21 @@ def examine(opened: Opened, workers: int | None = None) -> tuple[list[Part], Rep
     found = report(parts, opened.classes)
     for error in opened.faults:
         found.add("data_set", str(error))
-    check: Any = getattr(opened.found, "check", None)
-    for kind, texts in (check() if check is not None else {}).items():
-        for text in texts:
-            found.add(kind if kind in PROBLEMS | NOTES else "data_set", text)
+    _add_own(found, opened)
     return parts, found
+
+
+def _add_own(found: Report, opened: Opened) -> None:
+    """Add what the data set itself has to say, by its optional `check()`: texts by kind."""
+    from calotype.analysis.findings import NOTES, PROBLEMS
+
+    check: Any = getattr(opened.found, "check", None)
+    try:
+        texts: Mapping[str, list[str]] = {} if check is None else check()
+    except DataError as error:
+        texts = {} if opened.faults else {"data_set": [str(error)]}
+    for kind, text in ((kind, text) for kind, items in texts.items() for text in items):
+        found.add(kind if kind in PROBLEMS | NOTES else "data_set", text)
 
 
 def _lines(

@@ -85,6 +85,16 @@ class ImageFolder:
             self._indices[name] = folder_index(self.top, self.folders[name])
         return self._indices[name]
 
+    def check(self) -> dict[str, list[str]]:
+        """What `data check` can't see from the samples: the files that were passed over, by kind."""
+        indices = {self.folders[name]: self.index(name) for name in self.folders}
+        texts = (
+            f"{self.top / folder}: {', '.join(f'{count} {kind}' for kind, count in index.ignored.items())}"
+            for folder, index in indices.items()
+            if index.ignored
+        )
+        return {"passed_over": [*texts]}
+
     def _renumbered(self, index: FileIndex, name: str) -> IntArray | None:
         """The classes of an index as positions in ours; None where they are the same."""
         if index.classes == self.classes:
