@@ -266,3 +266,16 @@ def test_composing_leaves_the_environment_alone() -> None:
     before = dict(os.environ)
     assert compose().tree == compose().tree
     assert dict(os.environ) == before
+
+
+def test_the_variable_stands_for_the_default_of_the_data_and_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALOTYPE_DATA", "/sets")
+    config = compose(["experiment=mnist"])
+    assert config.tree["paths"]["data"] == config.tree["data"]["root"] == "/sets"
+    assert str(config.origins["paths.data"]) == "the variable CALOTYPE_DATA"
+    assert compose(["paths.data=here"]).tree["paths"]["data"] == "here"
+    file = tmp_path / "whole.yaml"
+    file.write_text("paths: {data: there}\n")
+    assert compose([str(file)]).tree["paths"]["data"] == "there"

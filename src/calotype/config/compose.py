@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any
 from calotype.config.hydra_internals import Edit, Groups, Plan, resolve
 from calotype.config.reader import Document, dump, join, map_text, read
 from calotype.config.schema import NODES, TOP_LEVEL
-from calotype.config.search import groups, search_path
+from calotype.config.search import PACKAGED, groups, search_path
 from calotype.errors import ConfigError
 
 # `${` that was written as `\${`, so that it was no interpolation; the only ones that stay are those of oc.env
@@ -106,6 +107,7 @@ def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[Path] = (), 
         composition.merge_plan(plan)
         composition.tree.setdefault("experiment", "unnamed")
     composition.fill_defaults()
+    composition.take_environment()
     for edit in plan.edits:
         composition.edit(edit)
     packages = {entry.package: entry.group for entry in plan.entries if entry.package and entry.group}
@@ -202,6 +204,14 @@ class _Composition:
                 if item.name not in node and default is not MISSING:
                     node[item.name] = default
                     self.origins[join(key, item.name)] = Origin(default)
+
+    def take_environment(self) -> None:
+        """The variable CALOTYPE_DATA in place of the packaged default of `paths.data`; what a file says stays."""
+        folder, key = os.environ.get("CALOTYPE_DATA"), "paths.data"
+        packaged = self.origins.get(key)
+        if folder and packaged and Path(packaged.file).is_relative_to(PACKAGED):
+            self.tree["paths"]["data"] = folder
+            self.mark(key, folder, lambda _, value: Origin(value, "the variable CALOTYPE_DATA"))
 
     def edit(self, edit: Edit) -> None:
         """Apply one override. Raises ConfigError with the nearest name where the key is not there."""
