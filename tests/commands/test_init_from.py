@@ -88,3 +88,12 @@ def test_a_relative_path_is_recorded_whole(
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = verify(run)
     assert found.holds and found.changed == {}, told(found)
+
+
+def test_a_run_s_folder_stands_for_its_best_checkpoint(parity_root: Path, tmp_path: Path) -> None:
+    first = trained(parity_root, tmp_path / "first")
+    best = first / "checkpoints" / (first / "checkpoints" / "best").read_text().strip()
+    second = trained(parity_root, tmp_path / "second", module={"init_from": str(first)})
+    recorded = yaml.safe_load((second / "config.yaml").read_text())["module"]["init_from"]
+    assert recorded == str(best)
+    assert verify(second, steps=2).holds

@@ -9,6 +9,7 @@ from typing import Any
 
 from calotype.commands._arguments import paths
 from calotype.commands._assemble import Assembly, Frozen, assemble
+from calotype.commands._model import chosen
 from calotype.commands._skipped import recorded
 from calotype.config.build import locate
 from calotype.config.check import check_schema
@@ -47,14 +48,16 @@ def is_ours(folder: RunFolder) -> bool:
 
 def anchored(config: Config, folder: Path | None = None) -> Config:
     """The config with the file of `module.init_from` by its whole path, from `folder` or from here, so that a recorded
-    config names the same file from anywhere.
+    config names the same file from anywhere. A run's folder becomes that of its best checkpoint.
     """
     module = config.tree["module"]
     start = module.get("init_from")
     if start is None:
         return config
-    place = str((folder or Path.cwd()).joinpath(_weights_file(module)).absolute())
-    whole = {**start, "path": place} if isinstance(start, Mapping) else place
+    place = (folder or Path.cwd()).joinpath(_weights_file(module)).absolute()
+    if (place / "record.json").is_file():
+        place = chosen(RunFolder(place), "best").folder
+    whole = {**start, "path": str(place)} if isinstance(start, Mapping) else str(place)
     return replace(config, tree={**config.tree, "module": {**module, "init_from": whole}})
 
 
