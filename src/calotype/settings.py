@@ -136,8 +136,8 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class InitFrom:
-    """Weights to start from: a safetensors file, a checkpoint folder or a run folder, whose best checkpoint is meant; and
-    the least share of tensors it must give.
+    """Weights to start from: a safetensors file, a checkpoint folder, or a run folder, whose best checkpoint is meant;
+    and the least share of tensors it must give.
     """
 
     path: str
