@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from calotype import archives, plain_pickle
-from calotype.data.small import Bytes, PackedSource, Part, deal, known_split
+from calotype.data.small import Bytes, PackedSource, Part, Published, deal
 from calotype.errors import DataError
 from calotype.fetch import Progress, Remote, fetch, quiet
 from calotype.files import sha256_file
@@ -44,7 +44,7 @@ class BatchSource(PackedSource):
         return f"{batch}#{number - start}"
 
 
-class CIFAR10:
+class CIFAR10(Published):
     """CIFAR-10's 50,000 + 10,000 colour images of 32x32 in ten classes.
 
     The batches lie in `root` itself, in `root/CIFAR10` or in `root/cifar-10-batches-py`, or in cifar-10-python.tar.gz
@@ -53,7 +53,6 @@ class CIFAR10:
     Source: A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
     """
 
-    splits: ClassVar[Sequence[str]] = ("train", "val", "test")
     archive: ClassVar[Remote] = Remote(
         "cifar-10-python.tar.gz",
         170_498_071,
@@ -71,12 +70,6 @@ class CIFAR10:
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     )  # fmt: skip
 
-    def __init__(self, root: str | Path, val_fraction: float = 0.2, split_seed: int = 0) -> None:
-        self.root = Path(root).expanduser()
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
-        self._sources: dict[str, PackedSource] = {}
-
     @classmethod
     def download(cls, root: Path, progress: Progress = quiet) -> Path:
         """Fetch the archive into `root`, check it, extract it beside itself; the folder. What is there is kept.
@@ -87,12 +80,6 @@ class CIFAR10:
         if not (root / cls.folder).is_dir():
             archives.extract(archive, root, only=cls.folder)
         return root / cls.folder
-
-    def split(self, name: str) -> PackedSource:
-        """Split `name`. Raises DataError naming the file that is missing, damaged or more than data."""
-        if known_split(self, name) not in self._sources:
-            self._sources |= self._read(name)
-        return self._sources[name]
 
     def _read(self, name: str) -> dict[str, PackedSource]:
         batches = [self.test_batch] if name == "test" else list(self.train_batches)

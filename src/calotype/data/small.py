@@ -116,16 +116,40 @@ def _remotes(files: Sequence[tuple[str, int, str]], sources: Sequence[str]) -> t
     return tuple(Remote(name, size, sha, tuple(source + name for source in sources)) for name, size, sha in files)
 
 
-class MNIST:
+class Published:
+    """A data set published as the files of a train and of a test part.
+
+    A share `val_fraction` of the training images becomes the validation split. Files are opened when their split is
+    asked for: `_read(name)` gives the splits of the part that split `name` belongs to.
+    """
+
+    classes: Sequence[str]
+    splits: ClassVar[Sequence[str]] = ("train", "val", "test")
+
+    def __init__(self, root: str | Path, val_fraction: float = 0.2, split_seed: int = 0) -> None:
+        self.root = Path(root).expanduser()
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self._sources: dict[str, PackedSource] = {}
+
+    def split(self, name: str) -> PackedSource:
+        """Split `name`. Raises DataError naming the file that is missing, damaged, inconsistent or more than data."""
+        if known_split(self, name) not in self._sources:
+            self._sources |= self._read(name)
+        return self._sources[name]
+
+    def _read(self, name: str) -> Mapping[str, PackedSource]:
+        raise NotImplementedError
+
+
+class MNIST(Published):
     """MNIST's 60,000 + 10,000 digits, 28x28, from the four idx files, plain or .gz.
 
-    They lie in `root` itself, in `root/MNIST` or in `root/MNIST/raw`, where torchvision puts them. A share
-    `val_fraction` of the training images becomes the validation split. Files are opened when their split is asked for.
+    They lie in `root` itself, in `root/MNIST` or in `root/MNIST/raw`, where torchvision puts them.
     Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, 1998.
     """
 
     classes: Sequence[str] = tuple("0123456789")
-    splits: ClassVar[Sequence[str]] = ("train", "val", "test")
     group: ClassVar[str] = "mnist"
     remotes: ClassVar[Sequence[Remote]] = _remotes(
         (
@@ -136,12 +160,6 @@ class MNIST:
         ),
         ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
     )
-
-    def __init__(self, root: str | Path, val_fraction: float = 0.2, split_seed: int = 0) -> None:
-        self.root = Path(root).expanduser()
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
-        self._sources: dict[str, PackedSource] = {}
 
     @classmethod
     def download(cls, root: Path, progress: Progress = quiet) -> Path:
@@ -154,13 +172,8 @@ class MNIST:
             fetch(remote, folder, progress)
         return folder
 
-    def split(self, name: str) -> PackedSource:
-        """Split `name`. Raises DataError naming the file that is missing, damaged or inconsistent."""
-        if known_split(self, name) not in self._sources:
-            self._sources |= self._read("t10k" if name == "test" else "train")
-        return self._sources[name]
-
-    def _read(self, stem: str) -> dict[str, PackedSource]:
+    def _read(self, name: str) -> dict[str, PackedSource]:
+        stem = "t10k" if name == "test" else "train"
         images = read_idx(self._find(f"{stem}-images-idx3-ubyte"), 3)
         labels = read_idx(self._find(f"{stem}-labels-idx1-ubyte"), 1)
         containers = {file.path: file.sha256 for file in (images, labels)}
