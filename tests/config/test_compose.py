@@ -279,3 +279,8 @@ def test_the_variable_stands_for_the_default_of_the_data_and_for_nothing_else(
     file = tmp_path / "whole.yaml"
     file.write_text("paths: {data: there}\n")
     assert compose([str(file)]).tree["paths"]["data"] == "there"
+
+
+def test_a_key_without_its_node_is_told_the_whole_one() -> None:
+    with pytest.raises(ConfigError, match=r"no key optimizer\.lr; did you mean module\.optimizer\.lr\?"):
+        compose(["optimizer.lr=3"])

@@ -261,7 +261,8 @@ class _Composition:
     def _absent(self, edit: Edit) -> ConfigError:
         parent, _, name = edit.key.rpartition(".")
         names = [*self.origins, *self.groups]
-        nearest = get_close_matches(edit.key, names, 1) or get_close_matches(name, names, 1)
+        within = [key for key in self.origins if key.endswith(f".{edit.key}")]
+        nearest = within or get_close_matches(edit.key, names, 1) or get_close_matches(name, names, 1)
         message = f"{edit.text!r}: there is no key {edit.key}"
         if parent in self.origins and self.origins[parent].value is None:
             value = edit.text.partition("=")[2]
