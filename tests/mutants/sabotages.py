@@ -73,8 +73,8 @@ SABOTAGES = [
     Sabotage(
         "counts of the shard instead of the batch",
         LOOP,
-        "loss = self.task(shard, counts)",
-        "loss = self.task(shard, self.task.counts(shard))",
+        "loss = self.compute(shard, counts)",
+        "loss = self.compute(shard, self.task.counts(shard))",
         TRAINER + "counts_are_the_whole_batchs",
     ),
     Sabotage(

@@ -84,6 +84,12 @@ class Plan:
         """Whether a checkpoint is due after `step` steps, the end of the run aside."""
         return _due(step, self.checkpoint_every)
 
+    def next_due(self, step: int) -> int:
+        """The first step after `step` at which anything may be due; nothing is at those before it."""
+        periods = (self.log_every, self.steps_per_epoch, self.validate_every, self.checkpoint_every)
+        coming = min(step + every - step % every for every in periods if every)
+        return coming if self.total is None else min(coming, self.total)
+
     def logs(self, step: int) -> bool:
         """Whether the host looks at the losses after `step` steps."""
         return _due(step, self.log_every) or self.ends_epoch(step) or self.ends(step)

@@ -9,6 +9,7 @@ host reads it only at log points. Scales are powers of two: scaling and unscalin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -50,6 +51,17 @@ class Precision:
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+    def autocasting(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` under autocast; itself where there is none."""
+        if self.dtype is None:
+            return function
+
+        def under_autocast(*values: Any) -> Any:
+            with self.autocast():
+                return function(*values)
+
+        return under_autocast
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss as backward takes it."""
@@ -127,7 +139,7 @@ def takes_found_inf(optimizer: Optimizer) -> bool:
 
 def guarded_step(optimizer: Optimizer, found_inf: Tensor) -> None:
     """Step unless found_inf. Costs one wait for the device where the optimizer can't skip by itself."""
-    if takes_found_inf(optimizer) and not on_host(found_inf):
+    if not on_host(found_inf) and takes_found_inf(optimizer):
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         optimizer.step()

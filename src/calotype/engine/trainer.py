@@ -62,6 +62,9 @@ class Trainer:
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
         self.unsaved = Unsaved(self.task, parts.optimizer)
         self.warmup = Warmup(options.warmup_steps)
+        self.compute = self.precision.autocasting(self.task)
+        self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
+        self.next_due = 0
         # torch's own optimizers draw nothing, any other may
         self.draws = not type(parts.optimizer).__module__.startswith("torch.optim")
         self.started, self.elapsed = time.monotonic(), 0.0
@@ -98,10 +101,9 @@ class Trainer:
         batch = next(batches)
         waited = time.perf_counter() - waiting
         self.spent("waiting for data")
-        pending = compute(batch)
+        self.observer.step(compute(batch), waited)
         self.spent("optimizer step")
         self.state.step += 1
-        self.observer.step(pending, waited)
         fault("after_step")
         self._finish_step()
 
@@ -134,7 +136,8 @@ class Trainer:
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
         found_inf = self.guard.check(loss, norm, self.precision)
-        momentum = momenta(self.parts.optimizer)
+        # told at log points, which are known beforehand; the schedule sets the next step's before they are written
+        momentum = momenta(self.parts.optimizer) if step + 1 >= self.next_due else ()
         lr = self._update(step, found_inf)
         terms = {name: (total, count) for (name, count), total in zip(term_counts.items(), sums, strict=True)}
         ids, inputs = [shard.ids for shard in batch], [shard.digest for shard in batch]
@@ -151,14 +154,14 @@ class Trainer:
 
     def _backward(self, index: int, shard: Shard, counts: Counts, term_counts: dict[str, float]) -> Leaf:
         """A shard's leaf of the tree: gradients, changes of the buffers, loss, sums of the loss's terms."""
-        shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, self.state.step, index)
+        if self.prepares:
+            shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, self.state.step, index)
         for p in self.parameters:
             p.grad = None
         if self.buffers and index:
             self.buffers.restore()
         seed_torch(key(self.options.seed, "model", self.state.step, index), self.options.device)
-        with self.precision.autocast():
-            loss = self.task(shard, counts)
+        loss = self.compute(shard, counts)
         torch.autograd.backward(self.precision.scaled(loss.value))
         fault("in_backward")
         gradients: Leaf = [p.grad for p in self.parameters]
@@ -191,7 +194,7 @@ class Trainer:
             with self.warmup.apply(parts.optimizer, step) as lr:
                 guarded_step(parts.optimizer, found_inf)
         else:
-            lr = tuple(float(group["lr"]) for group in parts.optimizer.param_groups)
+            lr = tuple([float(group["lr"]) for group in parts.optimizer.param_groups])
             guarded_step(parts.optimizer, found_inf)
         self.precision.update(self.guard.overflow)
         if parts.scheduler is not None and self.options.schedule_by_step:
@@ -206,6 +209,9 @@ class Trainer:
 
     def _finish_step(self) -> None:
         step, plan = self.state.step, self.plan
+        if step < self.next_due and not self.stop_signal() and not self._out_of_time():
+            return
+        self.next_due = plan.next_due(step)
         ended = "steps" if plan.ends(step) else "time" if self._out_of_time() else None
         due = plan.validates(step) or plan.checkpoints(step) or ended is not None
         signal = self.stop_signal()

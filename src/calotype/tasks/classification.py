@@ -86,7 +86,7 @@ class Classification(nn.Module):
         if label.is_cuda:
             label = label.cpu()
         self._check(shard, label)
-        counts = {"images": float(len(label))}
+        counts = {"images": float(label.shape[0])}
         if self._class_weights is not None:
             weights = self._class_weights[label] if label.dim() == 1 else label.double() @ self._class_weights
             counts["weight"] = weights.sum().item()
@@ -129,8 +129,8 @@ class Classification(nn.Module):
 
     def _loss(self, logits: Tensor, shard: Shard, counts: Counts) -> Loss:
         label = shard["label"]
-        if self.training and self._whole_batch is not None and len(label) == counts["images"]:
-            return Loss(self._whole_batch[0](logits, label))
+        if self.training and self._whole_batch is not None and label.shape[0] == counts["images"]:
+            return Loss(self._whole_batch(logits, label))
         losses = self.loss(logits, label)
         if losses.dim() == 2:
             losses = losses.mean(1)
@@ -232,13 +232,15 @@ def _unreduced(loss: nn.Module) -> nn.Module:
     return loss
 
 
-def _mean_of(loss: nn.Module) -> tuple[nn.Module] | None:
-    """The loss as a mean, for a batch of one shard: two graph nodes less a step. In a tuple, so it is no submodule."""
-    if not hasattr(loss, "reduction") or next(loss.parameters(), None) is not None:
+def _mean_of(loss: nn.Module) -> Callable[..., Tensor] | None:
+    """The loss as a mean, for a batch of one shard: two graph nodes less a step. Not for one that has tensors of its
+    own, since a copy would not follow them, to a device or in training.
+    """
+    if not hasattr(loss, "reduction") or [*loss.parameters(), *loss.buffers()]:
         return None
     mean = copy.deepcopy(loss)
     mean.reduction = "mean"  # type: ignore[assignment]
-    return (mean,)
+    return mean.forward
 
 
 def _divisors(loss: nn.Module, num_classes: int) -> Tensor | None:
