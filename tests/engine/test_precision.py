@@ -157,6 +157,7 @@ def test_clipping_is_torch_s_to_the_bit(largest: float) -> None:
     norm = nn.utils.clip_grad_norm_(parameters, largest)
     ours = [value.clone() for value in values]
     assert torch.equal(gradient_norm(ours), norm)
+    torch.testing.assert_close(gradient_norm(ours, small=True), norm)
     clip(ours, gradient_norm(ours), largest)
     assert all(torch.equal(a, p.grad) for a, p in zip(ours, parameters, strict=True))  # type: ignore[arg-type]
 

@@ -42,7 +42,8 @@ class Precision:
             raise ConfigError(f"{kind!r} is no precision; choose 32, bf16-mixed or 16-mixed", key="trainer.precision")
         self.kind, self.device, self.dtype = str(kind), device, kinds[str(kind)]
         self.scale: Tensor | None = None
-        if self.dtype is torch.float16:
+        self.scales = self.dtype is torch.float16
+        if self.scales:
             self.scale = torch.full((), 2.0**16, device=device)
             self.clean_steps = torch.zeros((), dtype=torch.int32, device=device)
 
@@ -101,13 +102,14 @@ class Guard:
         self.bad = torch.zeros((), device=device)
         self.overflow = torch.zeros((), device=device)
         self.scaled = False
+        self.on_host = on_host(self.bad)
 
     def check(self, loss: Tensor, norm: Tensor, precision: Precision) -> Tensor:
         """Look at a step before its update and return found_inf: 1.0 where nothing may be updated."""
-        self.scaled = precision.scale is not None
+        self.scaled = precision.scales
         if not self.latched:
             self.bad.zero_()
-        if precision.scale is None and on_host(norm):
+        if precision.scale is None and self.on_host:
             if not (math.isfinite(norm.item()) and math.isfinite(loss.item())):
                 self.bad.fill_(1.0)
             return self.bad
@@ -150,14 +152,14 @@ def guarded_step(optimizer: Optimizer, found_inf: Tensor) -> None:
         optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def gradient_norm(gradients: list[Tensor]) -> Tensor:
+def gradient_norm(gradients: list[Tensor], *, small: bool = False) -> Tensor:
     """The 2-norm of all gradients together, a scalar on their device.
 
-    Small ones are laid end to end first: one reduction then costs a fraction of one for each.
+    `small` ones, up to SMALL numbers, are laid end to end first: one reduction costs a fraction of one for each.
     """
     if not gradients:
         return torch.zeros(())
-    if sum(map(torch.numel, gradients)) <= SMALL:
+    if small:
         parts = _flatten_dense_tensors(gradients)  # type: ignore[no-untyped-call]
     else:
         parts = torch.stack(torch._foreach_norm(gradients))

@@ -24,7 +24,7 @@ from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
-from calotype.engine.precision import Guard, Precision, clip, gradient_norm, guarded_step
+from calotype.engine.precision import SMALL, Guard, Precision, clip, gradient_norm, guarded_step
 from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
 from calotype.engine.schedule import Warmup, momenta
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
@@ -64,6 +64,7 @@ class Trainer:
         self.warmup = Warmup(options.warmup_steps)
         self.compute = self.precision.autocasting(self.task)
         self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
+        self.small = sum(map(torch.numel, self.parameters)) <= SMALL
         self.next_due = 0
         # torch's own optimizers draw nothing, any other may
         self.draws = not type(parts.optimizer).__module__.startswith("torch.optim")
@@ -131,16 +132,17 @@ class Trainer:
             tree.push(self._backward(index, shard, counts, term_counts))
         self.spent("forward and backward")
         gradients, loss, sums = self._take(tree.result(), batch)
-        self.precision.unscale(gradients)
-        norm = gradient_norm(gradients)
+        if self.precision.scales:
+            self.precision.unscale(gradients)
+        norm = gradient_norm(gradients, small=self.small)
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
         found_inf = self.guard.check(loss, norm, self.precision)
         # told at log points, which are known beforehand; the schedule sets the next step's before they are written
         momentum = momenta(self.parts.optimizer) if step + 1 >= self.next_due else ()
         lr = self._update(step, found_inf)
-        terms = {name: (total, count) for (name, count), total in zip(term_counts.items(), sums, strict=True)}
         ids, inputs = [shard.ids for shard in batch], [shard.digest for shard in batch]
+        terms = dict(zip(term_counts, zip(sums, term_counts.values(), strict=True), strict=True))
         return PendingStep(step, self.plan.epoch(step), ids, inputs, loss, norm, lr, terms, momentum)
 
     def _counts(self, batch: Batch) -> dict[str, float]:
@@ -162,12 +164,12 @@ class Trainer:
             self.buffers.restore()
         seed_torch(key(self.options.seed, "model", self.state.step, index), self.options.device)
         loss = self.compute(shard, counts)
-        torch.autograd.backward(self.precision.scaled(loss.value))
+        torch.autograd.backward(self.precision.scaled(loss.value) if self.precision.scales else loss.value)
         fault("in_backward")
         gradients: Leaf = [p.grad for p in self.parameters]
         for name, term in loss.terms.items():
             term_counts[name] = term_counts.get(name, 0.0) + term.count
-        scalars = [loss.value.detach(), *(term.sum for term in loss.terms.values())]
+        scalars = [loss.value.detach(), *[term.sum for term in loss.terms.values()]]
         if self.buffers is None:
             return [*gradients, *scalars]
         # the tree adds in place, and a task may well give one tensor as its value and as a term
@@ -196,7 +198,8 @@ class Trainer:
         else:
             lr = tuple([float(group["lr"]) for group in parts.optimizer.param_groups])
             guarded_step(parts.optimizer, found_inf)
-        self.precision.update(self.guard.overflow)
+        if self.precision.scales:
+            self.precision.update(self.guard.overflow)
         if parts.scheduler is not None and self.options.schedule_by_step:
             parts.scheduler.step()
         if self.options.skip_nonfinite and self.guard.tripped():
