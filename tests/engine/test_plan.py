@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -97,3 +98,26 @@ def test_epochs_of_steps() -> None:
     found = plan(max_epochs=3)
     assert [found.epoch(step) for step in (0, 9, 10, 29)] == [0, 0, 1, 2]
     assert [step for step in range(31) if found.ends_epoch(step)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_due_next_is_the_first_step_at_which_anything_is(seed: int) -> None:
+    draw = random.Random(seed)
+    some: dict[str, Any] = draw.choice(
+        [{"val_check_interval": f"{draw.randint(1, 20)}st"}, {"val_check_interval": "1ep"}, {"val_epochs": [0, 2]}]
+    )
+    limit: dict[str, Any] = draw.choice([{"max_epochs": 3}, {"max_steps": draw.randint(1, 60)}, {"max_time": "2h"}])
+    every = draw.choice([None, "2ep", f"{draw.randint(1, 20)}st"])
+    log = draw.randint(1, 50)
+    found = plan(draw.randint(1, 15), every, log_every_n_steps=log, **{"max_epochs": None, **limit, **some})
+
+    def due(step: int) -> bool:
+        asked = (found.logs, found.validates, found.checkpoints, found.ends, found.ends_epoch)
+        return any(question(step) for question in asked)
+
+    end = 60 if found.total is None else found.total
+    step, visited = 0, []
+    while step < end:
+        step = found.next_due(step)
+        visited.append(step)
+    assert [step for step in visited if step <= end] == [step for step in range(1, end + 1) if due(step)]
