@@ -14,6 +14,7 @@ import pytest
 
 # Tests run side by side on tensors so small that a second thread costs more than it does; on busy cores a hundredfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONUNBUFFERED", None)  # a developer's own, too; it hides in which order lines come out
 os.environ.pop("CALOTYPE_DATA", None)  # a developer's own data are no part of a test
 
 pytest.register_assert_rewrite("tests.contracts")

@@ -238,3 +238,31 @@ def test_a_closed_pipe_ends_quietly() -> None:
     command = f"{sys.executable} -m calotype config show | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("seed: 0\n", "")
+
+
+@pytest.fixture
+def results_then_error(tmp_path: Path) -> list[str]:
+    """A command that writes a result and fails, once its stdin is at its end."""
+    script = tmp_path / "late.py"
+    script.write_text(
+        "import sys\nfrom calotype import cli, errors\n"
+        "def run(arguments):\n    sys.stdout.write('result\\n')\n    raise errors.DiffersError('too low')\n"
+        "cli._run = run\nsys.stdin.read()\nsys.exit(cli.main([]))\n"
+    )
+    return [sys.executable, str(script)]
+
+
+def test_results_stand_before_the_error_about_them_in_one_pipe(results_then_error: list[str]) -> None:
+    pipe = subprocess.PIPE
+    done = subprocess.run(results_then_error, input="", stdout=pipe, stderr=subprocess.STDOUT, text=True, check=False)
+    assert (done.returncode, done.stdout) == (5, "result\ncalotype: too low\n")
+
+
+def test_an_error_is_told_and_coded_though_nobody_reads_the_results(results_then_error: list[str]) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(results_then_error, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (5, "calotype: too low\n")

@@ -46,7 +46,10 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            _flush()  # results before the message about them
     except CalotypeError as error:
         print(f"calotype: {error}", file=sys.stderr)  # noqa: T201
         if os.environ.get("CALOTYPE_TRACEBACK") == "1":
@@ -56,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("calotype: stopped by Ctrl-C", file=sys.stderr)  # noqa: T201
         return 130
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # so that the interpreter's flush at exit is quiet
+        _flush()
         return 1
     except Exception as error:
         if os.environ.get("CALOTYPE_TRACEBACK") == "1":
@@ -67,6 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advice = "please report it, with the traceback that CALOTYPE_TRACEBACK=1 shows"
         print(f"calotype: internal error: {text}; {advice}", file=sys.stderr)  # noqa: T201
         return 1
+
+
+def _flush() -> None:
+    """Hand over what stands in stdout's buffer. Where nobody reads it any more, the interpreter needn't say so."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

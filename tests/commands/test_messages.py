@@ -88,6 +88,7 @@ def test_processes_tell_a_warning_once_between_them(messages: Messages) -> None:
     children = []
     with messages.warnings():
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later advise against fork
         for _ in range(6):
             child = os.fork()
             if child == 0:
