@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from calotype.engine import precision as module
-from calotype.engine.precision import Guard, Precision, clip, gradient_norm, guarded_step, takes_found_inf
+from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step, takes_found_inf
 from calotype.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def scripted(overflows: list[bool]) -> tuple[list[float], list[float], Tensor, T
         ours.scaled(loss).backward()  # type: ignore[no-untyped-call]
         gradients = [weights[1].grad.mul_(factor)]  # type: ignore[union-attr]
         ours.unscale(gradients)
-        guarded_step(optimizers[1], guard.check(loss.detach(), gradient_norm(gradients), ours))
+        guarded_step(optimizers[1], guard.check(loss.detach(), GradientNorm([])(gradients), ours))
         ours.update(guard.overflow)
         scales[0].append(float(theirs.get_scale()))
         scales[1].append(float(ours.scale))  # type: ignore[arg-type]
@@ -156,11 +156,30 @@ def test_clipping_is_torch_s_to_the_bit(largest: float) -> None:
         parameter.grad = value.clone()
     norm = nn.utils.clip_grad_norm_(parameters, largest)
     ours = [value.clone() for value in values]
-    assert torch.equal(gradient_norm(ours), norm)
-    torch.testing.assert_close(gradient_norm(ours, small=True), norm)
-    clip(ours, gradient_norm(ours), largest)
+    assert torch.equal(GradientNorm([])(ours), norm)
+    clip(ours, norm, largest)
     assert all(torch.equal(a, p.grad) for a, p in zip(ours, parameters, strict=True))  # type: ignore[arg-type]
 
 
+def test_gradients_of_a_small_network_are_measured_end_to_end() -> None:
+    parameters = [
+        torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last),
+        torch.randn(()),
+        torch.randn(0),
+    ]
+    norm = GradientNorm(parameters)
+    for _ in range(2):
+        gradients = [torch.randn_like(p) for p in parameters]
+        assert torch.equal(norm(gradients), torch.cat([g.reshape(-1) for g in gradients]).norm())
+    torch.testing.assert_close(norm(gradients[:1]), gradients[0].norm())
+
+
+def test_gradients_of_many_kinds_are_measured_one_by_one() -> None:
+    parameters = [torch.randn(3), torch.randn(2, dtype=torch.float64)]
+    assert GradientNorm(parameters).together is None
+    assert GradientNorm([torch.randn(module.SMALL + 1)]).together is None
+    torch.testing.assert_close(GradientNorm(parameters)([torch.ones(3), torch.ones(1)]), torch.tensor(2.0))
+
+
 def test_the_norm_of_no_gradients_is_nought() -> None:
-    assert float(gradient_norm([])) == 0.0
+    assert float(GradientNorm([])([])) == 0.0

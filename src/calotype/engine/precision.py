@@ -9,13 +9,12 @@ host reads it only at log points. Scales are powers of two: scaling and unscalin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 from torch.optim import Optimizer
 
 from calotype.errors import ConfigError
@@ -152,19 +151,33 @@ def guarded_step(optimizer: Optimizer, found_inf: Tensor) -> None:
         optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def gradient_norm(gradients: list[Tensor], *, small: bool = False) -> Tensor:
+class GradientNorm:
     """The 2-norm of all gradients together, a scalar on their device.
 
-    `small` ones, up to SMALL numbers, are laid end to end first: one reduction costs a fraction of one for each.
+    Those of a small network are copied end to end into memory that is kept for it: one reduction then costs a fraction
+    of one for each.
     """
-    if not gradients:
-        return torch.zeros(())
-    if small:
-        parts = _flatten_dense_tensors(gradients)  # type: ignore[no-untyped-call]
-    else:
-        parts = torch.stack(torch._foreach_norm(gradients))
-    norm: Tensor = torch.linalg.vector_norm(parts)
-    return norm
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        kinds = {(p.dtype, p.device) for p in parameters}
+        sizes = [p.numel() for p in parameters]
+        self.together: Tensor | None = None
+        if len(kinds) == 1 and sum(sizes) <= SMALL:
+            self.together = parameters[0].detach().new_empty(sum(sizes))
+            places = torch.split(self.together, sizes)
+            self.places = [place.view(p.shape) for place, p in zip(places, parameters, strict=True)]
+
+    def __call__(self, gradients: list[Tensor]) -> Tensor:
+        """The norm of the gradients that are there, in the order of the parameters."""
+        if self.together is not None and len(gradients) == len(self.places):
+            torch._foreach_copy_(self.places, gradients)
+            parts = self.together
+        elif gradients:
+            parts = torch.stack(torch._foreach_norm(gradients))
+        else:
+            return torch.zeros(())
+        norm: Tensor = torch.linalg.vector_norm(parts)
+        return norm
 
 
 def clip(gradients: list[Tensor], norm: Tensor, largest: float) -> None:

@@ -24,7 +24,7 @@ from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
-from calotype.engine.precision import SMALL, Guard, Precision, clip, gradient_norm, guarded_step
+from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step
 from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
 from calotype.engine.schedule import Warmup, momenta
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
@@ -64,7 +64,7 @@ class Trainer:
         self.warmup = Warmup(options.warmup_steps)
         self.compute = self.precision.autocasting(self.task)
         self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
-        self.small = sum(map(torch.numel, self.parameters)) <= SMALL
+        self.norm = GradientNorm(self.parameters)
         self.next_due = 0
         # torch's own optimizers draw nothing, any other may
         self.draws = not type(parts.optimizer).__module__.startswith("torch.optim")
@@ -134,7 +134,7 @@ class Trainer:
         gradients, loss, sums = self._take(tree.result(), batch)
         if self.precision.scales:
             self.precision.unscale(gradients)
-        norm = gradient_norm(gradients, small=self.small)
+        norm = self.norm(gradients)
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
         found_inf = self.guard.check(loss, norm, self.precision)
