@@ -48,19 +48,48 @@ class Persistent:
     id: Any
 
 
-def read(data: bytes, table: Mapping[str, Maker | None], *, most_bytes: int = MOST_BYTES) -> Any:
+class Stream(Protocol):
+    """What a pickle is read from: bytes in memory or mapped into it, so that no length it declares is made room for."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+    def tell(self) -> int: ...
+
+
+def read(
+    data: bytes,
+    table: Mapping[str, Maker | None],
+    *,
+    persistent: Callable[[Any], Any] = Persistent,
+    most_bytes: int = MOST_BYTES,
+) -> Any:
     """The value of a pickle, made of dict, list, tuple, set, numbers, text, bytes, None and what `table` makes.
 
     `table` maps `module.name` to the function that stands for it; None makes a `Name`, which can't be called. A
-    persistent id becomes a `Persistent`. Raises Refused with the reason, which names the global at fault.
+    persistent id becomes what `persistent` makes of it. Raises Refused with the reason, which names the global at
+    fault.
     """
     if len(data) > most_bytes:
         raise Refused(f"it has {len(data)} bytes, more than the {most_bytes} this reader takes")
-    machine = _Machine(table)
+    return read_next(io.BytesIO(data), table, persistent=persistent, most_bytes=most_bytes)
+
+
+def read_next(
+    stream: Stream,
+    table: Mapping[str, Maker | None],
+    *,
+    persistent: Callable[[Any], Any] = Persistent,
+    most_bytes: int = MOST_BYTES,
+) -> Any:
+    """The value of the pickle that begins where `stream` stands, as `read` gives it; the stream then stands behind."""
+    machine = _Machine(table, persistent)
+    start = stream.tell()
     try:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
+        for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
             if number > MOST_OPCODES:
                 raise Refused(f"it has more than {MOST_OPCODES} opcodes")
+            if position - start > most_bytes:  # type: ignore[operator]
+                raise Refused(f"it has more than the {most_bytes} bytes this reader takes")
             machine.step(opcode.name, argument)
         return machine.result()
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError, MemoryError) as error:
@@ -99,6 +128,7 @@ class _Machine:
     """The stack machine: `marks` are the heights at which marks lie."""
 
     table: Mapping[str, Maker | None]
+    persistent: Callable[[Any], Any] = Persistent
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
@@ -235,4 +265,4 @@ class _Machine:
         found.set_state(state)
 
     def _do_binpersid(self, _: Any) -> None:
-        self.stack.append(Persistent(self._pop()))
+        self.stack.append(self.persistent(self._pop()))

@@ -145,6 +145,17 @@ class InitFrom:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """Published weights to start from: `timm/NAME[.TAG]`, `torchvision/NAME_Weights.MEMBER` or a file; the sha256 it
+    must have; and the least share of tensors it must give. They are looked for on this machine and never fetched.
+    """
+
+    source: str
+    sha256: str | None = None
+    min_loaded: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleSettings:
     """Node `module` beside the arguments of its task: how the weights are updated.
 
@@ -159,6 +170,7 @@ class ModuleSettings:
     lr_warmup: str | int | None = None
     monitor: str = "val/loss"
     init_from: str | InitFrom | None = None
+    weights: str | Weights | None = None
 
 
 @dataclass(frozen=True, slots=True)

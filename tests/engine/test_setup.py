@@ -1,19 +1,16 @@
-"""Parameter groups by pattern, weights to start from, and the check of batch norm."""
+"""Parameter groups by pattern, and the checks of networks, batch norm and optimizers."""
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
-from calotype.engine.checkpoint import Checkpoints
-from calotype.engine.setup import build_optimizer, check_batch_norm, check_network, init_from
-from calotype.errors import CheckpointError, ConfigError
+from calotype.engine.setup import build_optimizer, check_batch_norm, check_network
+from calotype.errors import ConfigError
 
 ADAM = functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5)
 
@@ -120,58 +117,3 @@ def test_batch_norm_over_one_sample_is_refused_and_only_that() -> None:
         check_batch_norm(task(), 1)
     check_batch_norm(task(), 2)
     check_batch_norm(nn.Linear(2, 2), 1)
-
-
-def weights(**changes: Any) -> dict[str, torch.Tensor]:
-    state = dict(task().network.state_dict()) | changes  # type: ignore[operator,union-attr]
-    return {name.replace("__", "."): value for name, value in state.items() if value is not None}
-
-
-def written(path: Path, state: dict[str, torch.Tensor]) -> Path:
-    safetensors.torch.save_file(state, path)
-    return path
-
-
-def test_every_tensor_is_in_the_table_once(tmp_path: Path) -> None:
-    state = weights(**{"head.weight": torch.ones(7, 2), "head.bias": None, "old.head": torch.ones(1)})
-    network: Any = task().network
-    found = init_from(network, written(tmp_path / "w.safetensors", state), 0.5)
-    assert found.reshaped == ["head.weight (7, 2) -> (3, 2)"]
-    assert (found.new, found.skipped) == (["head.bias"], ["old.head"])
-    assert len(found.loaded) == 7 and found.share() == 7 / 9
-    assert torch.equal(network["body"].weight, state["body.weight"])
-    assert len(found.sha256) == 64
-
-
-def test_too_little_is_refused_with_the_table(tmp_path: Path) -> None:
-    file = written(tmp_path / "w.safetensors", {"body.weight": torch.ones(2, 1, 3, 3), "other": torch.ones(1)})
-    with pytest.raises(
-        CheckpointError, match=r"module\.init_from: .*gives 11%.*min_loaded = 50%.*New: .*unused: other"
-    ):
-        init_from(task().network, file, 0.5)  # type: ignore[arg-type]
-    init_from(task().network, file, 0.1)  # type: ignore[arg-type]
-
-
-def test_weights_come_from_a_checkpoint_folder_with_tied_names(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path)
-    store.prepare()
-    network: Any = task().network
-    folder = store.save(1, network.state_dict(), {}, {})
-    other: Any = task().network
-    assert init_from(other, folder, 1.0).share() == 1.0
-    assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    data[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(CheckpointError, match="damaged"):
-        init_from(other, folder, 1.0)
-
-
-@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"\xff" * 64])
-def test_a_file_that_is_no_safetensors_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "weights.safetensors"
-    file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors can't be read as safetensors"):
-        init_from(task().network, file, 0.5)  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="absent"):
-        init_from(task().network, tmp_path / "absent.safetensors", 0.5)  # type: ignore[arg-type]

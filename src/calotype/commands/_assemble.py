@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from calotype.commands._limits import prepare
 from calotype.commands._skipped import Skipped, leave_out, told
+from calotype.commands._start import Start
 from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.engine.averaging import EMA
@@ -25,10 +25,11 @@ from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import takes_found_inf
 from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
-from calotype.engine.setup import Loaded, build_optimizer, check_batch_norm, check_network, init_from, own_generators
+from calotype.engine.setup import build_optimizer, check_batch_norm, check_network, own_generators
+from calotype.engine.weights import Loaded
 from calotype.errors import ConfigError, DataError
 from calotype.keys import key, seed_everything
-from calotype.settings import CheckpointSettings, DataSettings, Duration, InitFrom, ModuleSettings, TrainerSettings
+from calotype.settings import CheckpointSettings, DataSettings, Duration, ModuleSettings, TrainerSettings
 from calotype.types import DataSet, Source
 
 PIPELINES = {"native": "calotype.data.loader"}
@@ -57,7 +58,7 @@ class Settings:
 
     def begun(self) -> Settings:
         """The same of a run that has begun: a checkpoint brings all weights, and files of initial ones may be gone."""
-        return replace(self, module=replace(self.module, init_from=None))
+        return replace(self, module=replace(self.module, init_from=None, weights=None))
 
     def maximise(self) -> bool:
         """Whether a higher monitor is better."""
@@ -67,7 +68,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """What `auto` became at the first launch; it is part of the arithmetic and stays as recorded."""
+    """What `auto` became at the first launch; it is part of the arithmetic and stays as recorded. `weights` is the
+    sha256 of those a run began with.
+    """
 
     shards: int
     threads: int
@@ -75,10 +78,11 @@ class Frozen:
     deterministic: Literal["strict", "warn", "off"]
     accelerator: Literal["cpu", "cuda"]
     skipped: Skipped | None = None
+    weights: str | None = None
 
     def recorded(self) -> dict[str, Any]:
-        """As the record has it; what was left out of the data stands with the data."""
-        return {name: value for name, value in asdict(self).items() if name != "skipped"}
+        """As the record has it; what was left out of the data stands with the data, weights by themselves."""
+        return {name: value for name, value in asdict(self).items() if name not in ("skipped", "weights")}
 
     @classmethod
     def of(cls, trainer: TrainerSettings) -> Frozen:
@@ -136,7 +140,7 @@ class Assembly:
 
 def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: bool = True) -> Assembly:
     """Build the objects of a run. `frozen` is what a run recorded; without it `auto` is resolved here. Unless it
-    `begins` a checkpoint brings all weights, and those of `module.init_from` are not read.
+    `begins` a checkpoint brings all weights, and none to start from are looked for.
     """
     settings = Settings.of(tree)
     if not begins:
@@ -145,7 +149,7 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: b
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
     data = load_data(settings, frozen.shards, frozen.skipped, pin=device.type == "cuda")
     frozen = replace(frozen, skipped=data.skipped)
-    task, loaded = build_task(settings, device, data.classes)
+    task, loaded = build_task(settings, device, data.classes, frozen.weights)
     data.foreign += _foreign_in(task, settings)
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
@@ -153,6 +157,7 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: b
     options = _options(settings, frozen, plan, device)
     inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
     notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
+    notes += _normalized_otherwise(settings)
     profiler = settings.trainer.profiler
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, profiler, notes)
 
@@ -235,29 +240,36 @@ def _told(node: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if name in asked and node.get(name) is None}
 
 
-def build_task(settings: Settings, device: torch.device, classes: Sequence[str]) -> tuple[Any, Loaded | None]:
-    """The task on its device, its weights drawn under the key of their role or taken over from a file.
+def build_task(
+    settings: Settings, device: torch.device, classes: Sequence[str], weights: str | None = None
+) -> tuple[Any, Loaded | None]:
+    """The task on its device, its weights drawn under the key of their role or taken over from a file, of several the
+    one with the sha256 `weights`.
 
     A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's; so does
     a network whose `num_classes` is null.
     """
-    trainer, start = settings.trainer, settings.module.init_from
+    trainer, start = settings.trainer, Start.of(settings.module)
     seed_everything(key(settings.seed, "init"))
     node = dict(settings.task)
     if isinstance(network := node.get("network"), Mapping) and network.get("num_classes", 0) is None:
         node["network"] = {**network, "num_classes": len(classes)}
     task = build(node, "module", **_told(node, classes))
     check_network(task, "module.network" if "network" in settings.task else "module")
-    loaded = None
-    if start is not None:
-        start = start if isinstance(start, InitFrom) else InitFrom(start)
-        loaded = init_from(task.network, Path(start.path), start.min_loaded)
+    loaded = start.begin(task.network, weights) if start else None
     task.to(device)
     if trainer.channels_last:
         task.to(memory_format=torch.channels_last)
     if trainer.compile:
         task.network.compile(**(trainer.compile if isinstance(trainer.compile, dict) else {}))
     return task, loaded
+
+
+def _normalized_otherwise(settings: Settings) -> list[str]:
+    """What to tell of a task that normalises its images, and not as its first weights are used to."""
+    start = Start.of(settings.module)
+    note = start.normalized_otherwise(settings.task["normalize"]) if start and "normalize" in settings.task else None
+    return [note] if note else []
 
 
 def _parts(settings: Settings, task: Any, plan: Plan, data: Data) -> Parts:
@@ -332,13 +344,17 @@ def header(assembly: Assembly) -> dict[str, str]:
     if not takes_found_inf(assembly.parts.optimizer) and options.device.type == "cuda":
         lines["guard"] = "this optimizer takes no found_inf: one wait for the device a step (fused=true has none)"
     if assembly.loaded is not None:
-        found = assembly.loaded
-        lines["weights"] = (
-            f"{len(found.loaded)} loaded, {len(found.reshaped)} of another shape, {len(found.skipped)} unused, "
-            f"{len(found.new)} new (sha256 {found.sha256[:12]})"
-        )
+        lines["weights"] = _weights(assembly.loaded)
     return lines
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _weights(found: Loaded) -> str:
+    source = f"{found.entry} of {found.source}" if found.entry else found.source
+    return (
+        f"{len(found.loaded)} loaded, {len(found.reshaped)} of another shape, {len(found.skipped)} unused, "
+        f"{len(found.new)} new, from {source} (sha256 {found.sha256[:12]})"
+    )

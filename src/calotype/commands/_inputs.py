@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calotype.commands import _start
 from calotype.commands._arguments import paths
-from calotype.commands._assemble import Assembly, Frozen, assemble
-from calotype.commands._model import chosen
+from calotype.commands._assemble import Assembly, Frozen, Settings, assemble
 from calotype.commands._skipped import recorded
+from calotype.commands._start import Start
 from calotype.config.build import locate
 from calotype.config.check import check_schema
 from calotype.config.compose import Config, compose
@@ -47,43 +48,35 @@ def is_ours(folder: RunFolder) -> bool:
 
 
 def anchored(config: Config, folder: Path | None = None) -> Config:
-    """The config with the file of `module.init_from` by its whole path, from `folder` or from here, so that a recorded
-    config names the same file from anywhere. A run's folder becomes that of its best checkpoint.
+    """The config with weights to start from by a whole path or name, from `folder` or from here, so that a recorded
+    config means the same from anywhere.
     """
-    module = config.tree["module"]
-    start = module.get("init_from")
-    if start is None:
-        return config
-    place = (folder or Path.cwd()).joinpath(_weights_file(module)).absolute()
-    if (place / "record.json").is_file():
-        place = chosen(RunFolder(place), "best").folder
-    whole = {**start, "path": str(place)} if isinstance(start, Mapping) else str(place)
-    return replace(config, tree={**config.tree, "module": {**module, "init_from": whole}})
-
-
-def _weights_file(module: Mapping[str, Any]) -> str:
-    start = module["init_from"]
-    return str(start["path"] if isinstance(start, Mapping) else start)
+    module = _start.anchored(config.tree["module"], folder or Path.cwd())
+    return replace(config, tree={**config.tree, "module": module})
 
 
 def reassemble(folder: RunFolder, config: Config, *, begins: bool) -> Assembly:
-    """The objects of a recorded run. One that `begins` needs the weights of `module.init_from`: raises CheckpointError
-    naming them if they are gone.
+    """The objects of a recorded run. One that `begins` needs the weights it began with: raises CheckpointError naming
+    them if they are gone.
     """
-    record, module = folder.record(), config.tree["module"]
-    then = record.get("weights")
-    if begins and then and module.get("init_from") and not Path(_weights_file(module)).exists():
-        raise CheckpointError(
-            f"{_weights_file(module)} is gone, and {folder.name} began with its weights (sha256 {then['sha256']}); "
-            "put it back, or name it by module.init_from=PATH with --allow-changed config",
-            key="module.init_from",
-        )
+    record = folder.record()
+    then, start = record.get("weights"), Start.of(Settings.of(config.tree).module)
+    if begins and then and start:
+        try:
+            start.find()
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{start.source} is gone, and {folder.name} began with its weights (sha256 {then['sha256']}); put it "
+                f"back, or name it by {start.key}=PATH with --allow-changed config\n{error.message}",
+                key=start.key,
+            ) from error
     return assemble(config.tree, frozen(record), begins=begins)
 
 
 def frozen(record: Mapping[str, Any]) -> Frozen:
-    """What `auto` became when the run was first launched."""
-    return Frozen(**record["frozen"], skipped=recorded(record))
+    """What `auto` became when the run was first launched, and what was found then."""
+    weights = record.get("weights") or {}
+    return Frozen(**record["frozen"], skipped=recorded(record), weights=weights.get("sha256"))
 
 
 def data_lock(assembly: Assembly, tree: Mapping[str, Any]) -> DataLock:
@@ -108,19 +101,18 @@ def changes(
     edited = ["config.yaml was edited: its digest isn't the recorded one"]
     parts = {
         "config": edited * (was.digest() != record["config_digest"]) + records.changed_config(was.tree, config.tree),
-        "data": found + _weights(record, config, assembly),
+        "data": found + _weights(record, assembly),
     }
     parts |= records.changed_surroundings(record)
     return {part: texts for part, texts in parts.items() if texts}
 
 
-def _weights(record: Mapping[str, Any], config: Config, assembly: Assembly) -> list[str]:
-    """Whether the file of `module.init_from` is another one than the run began with."""
+def _weights(record: Mapping[str, Any], assembly: Assembly) -> list[str]:
+    """Whether the weights to start from are in another file than the one the run began with."""
     then, now = record.get("weights"), assembly.loaded
     if not then or now is None or then["sha256"] == now.sha256:
         return []
-    file = _weights_file(config.tree["module"])
-    return [f"the weights of module.init_from, {file}: sha256 {then['sha256'][:12]} -> {now.sha256[:12]}"]
+    return [f"the weights of {now.key}, {now.file}: sha256 {then['sha256'][:12]} -> {now.sha256[:12]}"]
 
 
 def refuse_changes(found: Mapping[str, list[str]], allowed: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from calotype.config.build import split_settings
 from calotype.config.compose import Config, compose, located
+from calotype.config.published import is_published
 from calotype.config.reader import join
 from calotype.config.schema import NODES, TOP_LEVEL, did_you_mean, settings
 from calotype.errors import ConfigError
@@ -26,6 +27,7 @@ from calotype.settings import (
     seconds,
 )
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DURATIONS = ("trainer.val_check_interval", "checkpoint.every", "module.lr_warmup")
 _RANGES: dict[str, tuple[float, float]] = {
@@ -50,6 +52,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "checkpoint.keep_best": (0, math.inf),
     "checkpoint.keep_last": (1, math.inf),
     "module.init_from.min_loaded": (0, 1),
+    "module.weights.min_loaded": (0, 1),
 }
 
 
@@ -79,6 +82,7 @@ def check_schema(config: Config) -> None:
         _check_ranges(config.tree)
         _check_durations(config.tree)
         _check_param_groups(module)
+        _check_weights(module)
         _check_devices(trainer)
         _check_shards(trainer, data)
         _check_overruled(trainer, checkpoint)
@@ -160,6 +164,25 @@ def _check_param_groups(module: ModuleSettings) -> None:
             raise ConfigError(
                 f"{group['pattern']!r} is no regular expression: {error}", key=f"{key}.pattern"
             ) from error
+
+
+def _check_weights(module: ModuleSettings) -> None:
+    start = module.weights
+    if start is None:
+        return
+    if module.init_from is not None:
+        raise ConfigError(
+            f"is set, and so is module.init_from = {module.init_from!r}; a network begins with one of them. Set the "
+            "other to null",
+            key="module.weights",
+        )
+    digest = None if isinstance(start, str) else start.sha256
+    if digest is not None and not _SHA256.fullmatch(digest):
+        raise ConfigError(f"{digest!r} is no sha256: that is 64 hex digits in lower case", key="module.weights.sha256")
+    try:
+        is_published(start if isinstance(start, str) else start.source)
+    except ConfigError as error:
+        raise ConfigError(error.message, key="module.weights") from error
 
 
 def _check_devices(trainer: TrainerSettings) -> None:

@@ -1,7 +1,7 @@
 """Second stage of checking: every `_target_` of a config exists and takes the arguments that it is given.
 
-Only the targets' modules are imported; nothing is built and no data is opened. What the engine passes itself counts as
-given: `params` of an optimizer; `optimizer`, `total_steps` and `steps_per_epoch` of a schedule.
+Only the targets' modules are imported; nothing is built, no data is opened and nothing is fetched. What the engine
+passes itself counts as given: `params` of an optimizer; `optimizer`, `total_steps` and `steps_per_epoch` of a schedule.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 from calotype.config.build import SPECIAL, locate
 from calotype.config.compose import Config, located
+from calotype.config.downloads import refuse_downloads
+from calotype.config.published import is_published, published
 from calotype.config.reader import join
 from calotype.config.schema import NODES, did_you_mean, hints
 from calotype.config.search import options
@@ -45,7 +47,11 @@ def check_targets(config: Config) -> None:
         with located(config):
             found = _located_target(node, key)
         _check_node(config, key, node, found)
+        with located(config):
+            refuse_downloads(key, node, found)
     _check_param_groups(config)
+    with located(config):
+        _check_weights(config.tree["module"])
 
 
 def _located_target(node: dict[str, Any], key: str) -> Any:
@@ -158,3 +164,15 @@ def _check_param_groups(config: Config) -> None:
                 path = f"module.param_groups.{index}.{name}"
                 message = f"{module['optimizer']['_target_']} takes no argument {name!r}"
                 raise ConfigError(f"{message}; {did_you_mean(name, names, 'it takes')}{config.where(path)}", key=path)
+
+
+def _check_weights(module: Mapping[str, Any]) -> None:
+    """Weights that are named are published."""
+    start = module.get("weights")
+    source = start["source"] if isinstance(start, Mapping) else start
+    if source is None or not is_published(source):
+        return
+    try:
+        published(source)
+    except ConfigError as error:
+        raise ConfigError(error.message, key="module.weights") from error

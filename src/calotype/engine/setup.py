@@ -1,5 +1,5 @@
-"""What is done to a network before its first step: parameter groups, weights to start from, and checks of what can
-be saved, of batch norm and of the optimizer.
+"""What is done to a network before its first step: parameter groups, and checks of what can be saved, of batch norm and
+of the optimizer. Weights to start from are in engine.weights.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ import inspect
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from calotype.engine.checkpoint import MODEL, open_checkpoint, read_tensors
-from calotype.errors import CheckpointError, ConfigError
-from calotype.files import sha256_file
+from calotype.errors import ConfigError
 
 
 def build_optimizer(
@@ -118,54 +114,3 @@ def check_batch_norm(task: nn.Module, smallest_shard: int) -> None:
             "raise data.batch_size, lower trainer.shards or set data.drop_last=true",
             key="data.batch_size",
         )
-
-
-@dataclass(slots=True)
-class Loaded:
-    """What became of each tensor when weights were taken over, by name."""
-
-    loaded: list[str] = field(default_factory=list)
-    reshaped: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    sha256: str = ""
-
-    def share(self) -> float:
-        """Share of the network's tensors that were loaded."""
-        return len(self.loaded) / max(1, len(self.loaded) + len(self.reshaped) + len(self.new))
-
-
-def init_from(network: nn.Module, path: Path, min_loaded: float) -> Loaded:
-    """Take over the weights of a safetensors file or a checkpoint folder that have a place in `network`.
-
-    A tensor of another shape ("reshaped") and one without a place ("skipped") are left out, one without a source is
-    "new". Raises CheckpointError when less than `min_loaded` of the network's tensors find a source.
-    """
-    file = path / MODEL if path.is_dir() else path
-    weights = open_checkpoint(path).model() if path.is_dir() else read_tensors(file)
-    own, result = network.state_dict(keep_vars=True), Loaded(sha256=sha256_file(file))
-    with torch.no_grad():
-        for name, tensor in own.items():
-            _take(tensor, weights.get(name), name, result)
-    result.skipped = sorted(set(weights) - set(own))
-    if result.share() < min_loaded:
-        raise CheckpointError(
-            f"{path} gives {result.share():.0%} of the network's tensors, less than min_loaded = {min_loaded:.0%}. "
-            f"New: {_some(result.new)}; of another shape: {_some(result.reshaped)}; unused: {_some(result.skipped)}",
-            key="module.init_from",
-        )
-    return result
-
-
-def _take(tensor: Tensor, source: Tensor | None, name: str, result: Loaded) -> None:
-    if source is None:
-        result.new.append(name)
-    elif source.shape != tensor.shape:
-        result.reshaped.append(f"{name} {tuple(source.shape)} -> {tuple(tensor.shape)}")
-    else:
-        tensor.copy_(source)
-        result.loaded.append(name)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") or "none"

@@ -1,0 +1,131 @@
+"""Where a network's first weights come from: `module.init_from` (of one's own) or `module.weights` (published).
+
+The two differ in how the file is found and in nothing else. Published weights are looked for in Calotype's own folder,
+then where huggingface_hub or torch.hub keeps what it fetched; a connection is never opened. Unusual: the digest that is
+asked for chooses between the places, so another file in a cache doesn't stand in the way of the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calotype.commands._model import chosen
+from calotype.config.published import Published, is_published, published
+from calotype.engine.weights import Loaded, take_over
+from calotype.errors import CheckpointError
+from calotype.files import sha256_file
+from calotype.record.folder import RunFolder
+from calotype.settings import InitFrom, ModuleSettings, Weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CLOSE = 0.005
+"""Means and deviations that are nearer than this are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Weights to start from, as the config's `module.<name>` has them."""
+
+    name: str
+    source: str
+    min_loaded: float
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, module: ModuleSettings) -> Start | None:
+        """Those of a module; None where its network begins as it is drawn."""
+        if module.weights is not None:
+            found = Weights(module.weights) if isinstance(module.weights, str) else module.weights
+            return cls("weights", found.source, found.min_loaded, found.sha256)
+        if module.init_from is not None:
+            own = InitFrom(module.init_from) if isinstance(module.init_from, str) else module.init_from
+            return cls("init_from", own.path, own.min_loaded)
+        return None
+
+    @property
+    def key(self) -> str:
+        """The config's key."""
+        return f"module.{self.name}"
+
+    def published(self) -> Published | None:
+        """What is published under the source's name; None for a path."""
+        return published(self.source) if self.name == "weights" and is_published(self.source) else None
+
+    def find(self, digest: str | None = None) -> Path:
+        """The file, or a checkpoint's folder; of several the one with this sha256, or the one the config asks for.
+
+        Raises CheckpointError that says what was looked at, and how to fetch what is published.
+        """
+        named = self.published()
+        places = [Path(self.source)] if named is None else [named.folder / named.remote.name, named.elsewhere]
+        there = [place for place in places if place.is_file() or (named is None and place.is_dir())]
+        if not there:
+            raise CheckpointError(_missing(self.source, named, places), key=self.key)
+        wanted = self.sha256 or digest
+        same = (place for place in there if len(there) > 1 and wanted and sha256_file(place) == wanted)
+        return next(same, there[0])
+
+    def begin(self, network: nn.Module, digest: str | None = None) -> Loaded:
+        """Put the weights into a network, from the file of `find`. Raises CheckpointError for one that is missing,
+        another one or unfit.
+        """
+        named = self.published()
+        wanted = self.sha256 or (named.remote.sha256 if named else "")
+        loaded = take_over(network, self.find(digest), self.min_loaded, key=self.key, sha256=wanted)
+        loaded.source = self.source
+        return loaded
+
+    def normalized_otherwise(self, own: Mapping[str, Any] | None) -> str | None:
+        """What to tell where the weights were trained on images normalised otherwise than by `own`; else None."""
+        named = self.published()
+        if named is None or not (named.mean and named.std):
+            return None
+        theirs = {"mean": list(named.mean), "std": list(named.std)}
+        if own is not None and all(_close(own.get(part, ()), values) for part, values in theirs.items()):
+            return None
+        told = "null" if own is None else f"{{mean: {own.get('mean')}, std: {own.get('std')}}}"
+        wanted = f"{{mean: {theirs['mean']}, std: {theirs['std']}}}"
+        return f"module.normalize is {told}, and {named.name} was trained with {wanted}"
+
+
+def _close(own: Any, theirs: list[float]) -> bool:
+    """Of another number of channels is close: those are other images, and the first layer is new."""
+    return len(own) != len(theirs) or all(abs(a - b) < _CLOSE for a, b in zip(own, theirs, strict=True))
+
+
+def _missing(source: str, named: Published | None, places: list[Path]) -> str:
+    if named is None:
+        return f"there is no file or folder {source}"
+    looked = "".join(f"\n  {place}" for place in places)
+    return (
+        f"{named.name} is not on this machine; looked for{looked}\n"
+        f"A run fetches nothing; do it with: calotype data download --weights {named.name}"
+    )
+
+
+def anchored(module: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The node `module` with its weights by a name that stands for the same from anywhere and later: a path in whole,
+    from `folder`; a run's folder as that of its best checkpoint; published weights with their tag.
+    """
+    whole = dict(module)
+    for name, place in (("init_from", "path"), ("weights", "source")):
+        value = module.get(name)
+        if value is not None:
+            node = dict(value) if isinstance(value, Mapping) else {place: value}
+            node[place] = _anchored(str(node[place]), folder, own=name == "init_from")
+            whole[name] = node if isinstance(value, Mapping) else node[place]
+    return whole
+
+
+def _anchored(source: str, folder: Path, *, own: bool) -> str:
+    if not own and is_published(source):
+        return published(source).name
+    place = folder.joinpath(Path(source).expanduser()).absolute()
+    if own and (place / "record.json").is_file():
+        place = chosen(RunFolder(place), "best").folder
+    return str(place)
