@@ -81,7 +81,7 @@ def _weights(args: argparse.Namespace, progress: Callable[[str, int, int], None]
     if not is_published(args.weights):
         raise UsageError(f"--weights {args.weights} is a file's path: train with module.weights={args.weights}")
     named = published(args.weights)
-    remote = replace(named.remote, sha256=args.sha256 or named.remote.sha256)
+    remote = replace(named.remote, sha256=(args.sha256 or named.remote.sha256).lower())
     file = fetch(remote, args.to.expanduser() if args.to else named.folder, progress)
     try:
         read_weights(file)
