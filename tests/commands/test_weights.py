@@ -215,6 +215,8 @@ def test_a_resume_reads_no_weights_and_verify_names_them(
         ({"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, "module.normalize is {mean: [0.5, 0.5, 0.5], std: [0.2"),
         ({"mean": [0.5, 0.501, 0.499], "std": [0.5, 0.5, 0.5]}, None),
         ({"mean": [0.3], "std": [0.4]}, None),
+        ("imagenet", None),
+        ({"scale": 255}, None),
     ],
 )
 def test_images_that_are_normalised_otherwise_are_told(normalize: Any, note: str | None) -> None:

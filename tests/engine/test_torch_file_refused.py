@@ -85,6 +85,15 @@ def test_the_older_format_s_storages_must_be_there(tmp_path: Path, raw: bytes, k
         read_torch_file(crafted_old(tmp_path / "w.pth", ONE, raw, keys))
 
 
+def test_a_name_of_any_length_makes_a_message_of_some(tmp_path: Path) -> None:
+    long = Made(function=type("x" * 100_000, (), {"__module__": __name__}))
+    globals()[long.function.__name__] = long.function
+    with pytest.raises(CheckpointError, match="names tests") as raised:
+        read_torch_file(crafted(tmp_path / "w.pth", {"x": long}))
+    del globals()[long.function.__name__]
+    assert len(str(raised.value)) < 2000
+
+
 def test_two_storages_of_one_key_are_refused(tmp_path: Path) -> None:
     other = Storage("storage", torch.HalfStorage, "0", "cpu", 8)
     value = ONE | {"y": Made(other, 0, (8,), (1,), False, OrderedDict())}

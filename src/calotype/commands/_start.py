@@ -80,22 +80,32 @@ class Start:
         loaded.source = self.source
         return loaded
 
-    def normalized_otherwise(self, own: Mapping[str, Any] | None) -> str | None:
-        """What to tell where the weights were trained on images normalised otherwise than by `own`; else None."""
+    def normalized_otherwise(self, own: Any) -> str | None:
+        """What to tell where the weights were trained on images normalised otherwise than by `own`, the value of
+        `module.normalize`; else None, also where it is none that this reads.
+        """
         named = self.published()
         if named is None or not (named.mean and named.std):
             return None
         theirs = {"mean": list(named.mean), "std": list(named.std)}
-        if own is not None and all(_close(own.get(part, ()), values) for part, values in theirs.items()):
+        if own is None:
+            told = "null"
+        elif isinstance(own, Mapping) and not all(_close(own.get(part), values) for part, values in theirs.items()):
+            told = _shown(own)
+        else:
             return None
-        told = "null" if own is None else f"{{mean: {own.get('mean')}, std: {own.get('std')}}}"
-        wanted = f"{{mean: {theirs['mean']}, std: {theirs['std']}}}"
-        return f"module.normalize is {told}, and {named.name} was trained with {wanted}"
+        return f"module.normalize is {told}, and {named.name} was trained with {_shown(theirs)}"
 
 
 def _close(own: Any, theirs: list[float]) -> bool:
     """Of another number of channels is close: those are other images, and the first layer is new."""
-    return len(own) != len(theirs) or all(abs(a - b) < _CLOSE for a, b in zip(own, theirs, strict=True))
+    if not isinstance(own, list) or len(own) != len(theirs):
+        return True
+    return all(abs(a - b) < _CLOSE for a, b in zip(own, theirs, strict=True))
+
+
+def _shown(normalize: Mapping[str, Any]) -> str:
+    return f"{{mean: {normalize.get('mean')}, std: {normalize.get('std')}}}"
 
 
 def _missing(source: str, named: Published | None, places: list[Path]) -> str:

@@ -35,6 +35,8 @@ _ZIP = b"PK\x03\x04"
 _MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MOST = 1 << 48
 _MOST_PICKLE = 1 << 28
+_LONGEST = 1000
+"""Characters of a reason that are told; a file may have names of any length."""
 _BROKEN = (zipfile.BadZipFile, EOFError, ValueError, LookupError, NotImplementedError, RuntimeError, struct.error)
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -96,8 +98,8 @@ def read_torch_file(path: Path) -> tuple[dict[str, Tensor], str]:
             return _tensors(views, raw, swapped=swapped), entry
     except Refused as error:
         raise CheckpointError(
-            f"{path} can't be read as weights: {error}. Nothing but tensors by name is read; with the code that made "
-            "the file, save the network's state_dict() alone, best as safetensors"
+            f"{path} can't be read as weights: {str(error)[:_LONGEST]}. Nothing but tensors by name is read; with the "
+            "code that made the file, save the network's state_dict() alone, best as safetensors"
         ) from error
     except (*_BROKEN, OSError) as error:
         raise CheckpointError(f"{path} is cut off or damaged ({type(error).__name__}: {error})") from error
