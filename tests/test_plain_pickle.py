@@ -69,7 +69,8 @@ EVIL = {
     "a global by numbers": (b"K\1K\2\x93.", "by something that is no text"),
     "inst": (b"(S'id'\nios\nsystem\n.", "INST makes more than data"),
     "obj": (b"(cours\nkind\nU\2ido.", "OBJ makes more than data"),
-    "newobj": (b"cours\nkind\n)\x81.", "NEWOBJ makes more than data"),
+    "newobj of a name": (b"cours\nkind\n)\x81.", r"calls ours\.kind, which is no maker"),
+    "newobj of data": (b"U\2os)\x81.", "calls bytes"),
     "newobj_ex": (b"\x80\4cours\nkind\n)}\x92.", "NEWOBJ_EX makes more than data"),
     "an extension code": (b"\x82\1.", "EXT1 makes more than data"),
     "a persistent id of text": (b"Pabc\n.", "PERSID makes more than data"),
@@ -117,7 +118,8 @@ def test_every_cut_is_refused(length: int) -> None:
 
 
 def test_a_table_makes_what_it_lists() -> None:
-    assert read(b"cours\nmake\n(K\1cours\nkind\ntR.", TABLE) == [1, Name("ours.kind")]
+    for opcode in (b"R", b"\x81"):
+        assert read(b"cours\nmake\n(K\1cours\nkind\nt" + opcode + b".", TABLE) == [1, Name("ours.kind")]
     assert read(b"\x80\2(U\1aK\1tQ.", {}) == Persistent((b"a", 1))
 
 

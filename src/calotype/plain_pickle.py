@@ -257,6 +257,8 @@ class _Machine:
             raise Refused(f"it calls {told}, which is no maker of data")
         self.stack.append(made.make(*arguments))
 
+    _do_newobj = _do_reduce
+
     def _do_build(self, _: Any) -> None:
         state = self._pop()
         found = self._top()

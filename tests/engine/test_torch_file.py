@@ -8,6 +8,7 @@ import pickletools
 import random
 import struct
 import sys
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_every_protocol_that_is_binary_is_read(tmp_path: Path, new: bool, protoc
     [
         (lambda state: {"epoch": 3, "arch": "resnet18", "state_dict": state}, "state_dict"),
         (lambda state: {"state_dict": {"x": torch.zeros(9)}, "state_dict_ema": state, "metric": 0.5}, "state_dict_ema"),
+        (lambda state: {"arch": "x", "args": Namespace(lr=0.1, size=(3, 4)), "state_dict": state}, "state_dict"),
         (lambda state: {"model": state, "optimizer": {"state": {0: {"step": torch.ones(())}}}}, "model"),
         (lambda state: {f"module.{name}": value for name, value in state.items()}, ""),
         (lambda state: {"model": {f"module.{name}": value for name, value in state.items()}}, "model"),

@@ -209,7 +209,9 @@ def _parameter(data: Any, *_: Any) -> _View:
 
 
 class _Ordered(dict[Any, Any]):
-    """Stands for collections.OrderedDict; what attributes it had (a state dict's versions) is left out."""
+    """Stands for collections.OrderedDict, and for argparse.Namespace, in which timm keeps a training's arguments; what
+    attributes it had (a state dict's versions) is left out.
+    """
 
     def set_state(self, state: Any) -> None:
         """Nothing."""
@@ -226,6 +228,7 @@ def _ordered(items: Any = ()) -> _Ordered:
 
 _TABLE: Mapping[str, Any] = {
     "collections.OrderedDict": _ordered,
+    "argparse.Namespace": _ordered,
     "torch._utils._rebuild_tensor_v2": _view,
     "torch._utils._rebuild_tensor": _view,
     "torch._utils._rebuild_parameter": _parameter,

@@ -82,7 +82,11 @@ def take_over(network: nn.Module, path: Path, min_loaded: float, *, key: str, sh
             f"{result.file} has the sha256 {result.sha256} instead of {sha256}; it is another file, or is damaged",
             key=key,
         )
-    weights, result.entry = read_weights(path)
+    try:
+        weights, result.entry = read_weights(path)
+    except CheckpointError as error:
+        error.key = error.key or key
+        raise
     own = network.state_dict(keep_vars=True)
     with torch.no_grad():
         for name, tensor in own.items():
