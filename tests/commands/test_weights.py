@@ -113,12 +113,12 @@ def record(run: Path) -> dict[str, Any]:
 
 @pytest.mark.guarantee("A run with published weights opens no connection", condition="they are on this machine")
 @pytest.mark.parametrize(
-    ("put", "start", "source", "whole"),
+    ("put", "start", "whole"),
     [
-        (in_hub, "timm/test_resnet", TIMM, TIMM),
-        (in_cache, TIMM, TIMM, TIMM),
-        (in_torch, "torchvision/ShuffleNet_V2_X0_5_Weights.DEFAULT", TORCHVISION, TORCHVISION),
-        (beside, "mine.pth", TIMM, "{root}/mine.pth"),
+        (in_hub, "timm/test_resnet", TIMM),
+        (in_cache, TIMM, TIMM),
+        (in_torch, "torchvision/ShuffleNet_V2_X0_5_Weights.DEFAULT", TORCHVISION),
+        (beside, "mine.pth", "{root}/mine.pth"),
     ],
 )
 def test_weights_are_found_where_they_may_lie(
@@ -127,14 +127,16 @@ def test_weights_are_found_where_they_may_lie(
     monkeypatch: pytest.MonkeyPatch,
     put: Callable[..., Path],
     start: str,
-    source: str,
     whole: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file, whole = put(tmp_path), whole.format(root=tmp_path)
+    source = TORCHVISION if put is in_torch else TIMM
     if put is in_torch:  # the digits in the published file's name are not those of random weights
         monkeypatch.setattr("calotype.config.published._DIGEST", re.compile("never"))
-    run = calotype.train(experiment(parity_root, tmp_path / "run", start, source), quiet=True).folder
+    written = experiment(parity_root, tmp_path / "run", start, source)
+    run = calotype.train(written, quiet=True).folder
+    assert calotype.train(written, resume="auto", quiet=True).folder == run
     found = record(run)["weights"]
     assert (found["source"], found["file"], found["sha256"]) == (whole, str(file), sha256_file(file))
     assert [text.split(" ")[0] for text in found["reshaped"]] == ["fc.weight", "fc.bias"]
