@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+def digest64(data: bytes) -> str:
+    """The 64-bit digest of bytes as hex; what `Digest` gives for them in any number of parts."""
+    return xxhash.xxh3_64_hexdigest(data)
+
+
 class Digest:
     """A running digest of 64 or 128 bits over bytes, text and C-contiguous arrays."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from calotype.digest import Digest
+from calotype.digest import digest64
 from calotype.engine.device import memory_used
 from calotype.engine.precision import Guard
 from calotype.engine.profile import Profiler
@@ -176,18 +176,18 @@ class Observer:
 
 def ids_digest(shards: Sequence[IntArray]) -> str:
     """Digest of a batch's sample ids in order, and of where its shards end."""
-    digest = Digest()
-    for ids in shards:
-        digest.add(len(ids).to_bytes(8, "big")).add(ids)
-    return digest.hex()
+    return digest64(b"".join([len(ids).to_bytes(8, "big") + ids.tobytes() for ids in shards]))
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:
-    return list(torch.stack(list(values)).float().tolist())
+    """The values of scalars, by one wait for the device they are on."""
+    if values[0].device.type == "cpu":
+        return [value.item() for value in values]
+    return list(torch.stack(list(values)).double().tolist())
 
 
 def _record(item: PendingStep, loss: float, norm: float) -> StepRecord:
-    digest = Digest().add(b"".join(item.digests)).hex()
+    digest = digest64(b"".join(item.digests))
     return StepRecord(item.step, item.epoch, ids_digest(item.ids), digest, loss, norm, item.lr)
 
 
