@@ -123,8 +123,8 @@ class Trainer:
 
     def step(self, batch: Batch) -> PendingStep:
         """One optimizer update from one batch."""
-        step, term_counts = self.state.step, dict[str, float]()
-        counts = self._counts(batch)
+        step, counts = self.state.step, self._counts(batch)
+        term_counts: dict[str, float] = {}
         if self.buffers:
             self.buffers.begin()
         tree = Tree() if self.options.exact else RunningSum()
