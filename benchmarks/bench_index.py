@@ -1,12 +1,13 @@
 """Seconds and memory of an index of a million files, and of the data lock over real ones.
 
     python -m benchmarks.bench_index                     # 1.28 million in the index, 100,000 on the disk
+    TMPDIR=/dev/shm python -m benchmarks.bench_index --real 1280000     # as many real files; 1.3 GB of /dev/shm
 
 An index of `--files` names in 1,000 folders is written as a scan would leave it, over a tree that has those folders and
 a few files in each, and opened as a second run opens it. Two workers are forked and two are spawned; each reads a tenth
 of the names and says what memory it has of its own (USS) and what share of all it has (PSS), beside a worker that reads
-nothing. The scan and the data lock are timed on `--real` empty files. The figures go to stderr, one JSON object to
-stdout.
+nothing. The scan and the data lock are timed on `--real` empty files, each with the memory it takes at its peak beyond
+what the process had before. The figures go to stderr, one JSON object to stdout.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.memory import begin_peak, peak_mb
 from calotype.data import index as module
 from calotype.data.index import FileIndex, Packer, folder_index
 from calotype.data.source import Decoding, ImageSource
@@ -38,6 +40,13 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     value = function()
     return round(time.perf_counter() - started, 3), value
+
+
+def weighed(function: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+    """Seconds that a call takes, MB it needs at its peak, and what it gives."""
+    before = begin_peak()
+    seconds, value = timed(function)
+    return {"s": seconds, "mb": round(peak_mb() - before, 1)}, value
 
 
 def memory() -> dict[str, float]:
@@ -119,23 +128,32 @@ def measure_index(root: Path, count: int) -> dict[str, Any]:
 
 
 def measure_lock(root: Path, count: int, folder: Path) -> dict[str, Any]:
-    """Scanning `count` real files, locking them, writing the lock, and comparing it with a later one."""
+    """Scanning `count` real files, opening them again, locking them, comparing the lock with a later one."""
     plant(root, count)
-    scanned, index = timed(lambda: folder_index(root))
+    scanned, index = weighed(lambda: folder_index(root))
+    opened, index = weighed(lambda: folder_index(root))
+    assert index.cache is not None and len(index) == count
     source = ImageSource(index, Decoding())
-    locked, split = timed(lambda: SplitLock.of(source, root))
+    locked, split = weighed(lambda: SplitLock.of(source, root))
     lock = DataLock({"train": split})
-    saved, _ = timed(lambda: lock.save(folder))
-    loaded, old = timed(lambda: DataLock.load(folder))
-    compared, same = timed(lambda: differences(old, lock) == [] and not touched(old, lock))
+    saved, _ = weighed(lambda: lock.save(folder))
+    loaded, old = weighed(lambda: DataLock.load(folder))
+    compared, same = weighed(lambda: differences(old, lock) == [] and not touched(old, lock))
     assert same
+    os.utime(index.path(0))
+    again, split = weighed(lambda: SplitLock.of(source, root))
+    compared_touched, seen = weighed(lambda: touched(old, DataLock({"train": split})))
+    assert seen
     return {
         "files": count,
-        "scanning_s": scanned,
-        "locking_s": locked,
-        "writing_s": saved,
-        "reading_s": loaded,
-        "comparing_s": compared,
+        "scanning": scanned,
+        "opening": opened,
+        "locking": locked,
+        "writing": saved,
+        "reading": loaded,
+        "comparing": compared,
+        "locking again": again,
+        "comparing with a touched file": compared_touched,
         "size_mb": round((folder / "data-lock.safetensors").stat().st_size / 2**20, 1),
         "memory_after": memory(),
     }

@@ -15,7 +15,19 @@ from pathlib import Path
 PACKAGE = "calotype"
 
 BASE = frozenset(
-    {"errors", "types", "keys", "settings", "faults", "files", "digest", "fetch", "archives", "plain_pickle"}
+    {
+        "errors",
+        "types",
+        "keys",
+        "settings",
+        "faults",
+        "files",
+        "digest",
+        "fetch",
+        "archives",
+        "plain_pickle",
+        "lettering",
+    }
 )
 MIDDLE = frozenset({"config", "engine", "record", "analysis"})
 PLUGINS = frozenset({"data", "models", "tasks", "tracking", "losses", "metrics"})

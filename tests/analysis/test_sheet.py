@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from calotype import lettering
 from calotype.analysis import sheet
 from calotype.analysis.sheet import GAP, PAPER, SIDE, Row, draw, picture
 
@@ -51,8 +52,15 @@ def test_other_channels_are_drawn_grey(channels: int) -> None:
 def test_long_names_are_cut_and_many_classes_left_out() -> None:
     drawn = draw([Row("a very long name " * 9, "x", [plain(9, 9, 1)])] * (sheet.MOST_ROWS + 5))
     assert drawn.size == (sheet.NAMES + 3 * GAP + SIDE, GAP + sheet.MOST_ROWS * (SIDE + GAP))
-    assert sheet._fitted("a\nb", 99, ImageFont.load_default(12)) == "a b"
-    assert sheet._fitted("a" * 99, 50, ImageFont.load_default(12)).endswith("a…")
+
+
+def test_a_name_that_no_font_can_write_is_a_number_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lettering, "_fonts", lambda size: (ImageFont.load_default(size),))
+    pictures = [plain(9, 9, 1)]
+    rows = [Row("cat", "x", pictures), Row("犬", "x", pictures), Row("dög", "x", pictures)]
+    assert sheet.unwritten(rows) == ["犬"]
+    drawn, told = draw(rows), draw([rows[0], Row("class 1", "x", pictures), Row("dog", "x", pictures)])
+    assert np.array_equal(np.asarray(drawn), np.asarray(told))
 
 
 def test_nothing_to_draw_is_white() -> None:

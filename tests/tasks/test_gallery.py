@@ -10,6 +10,7 @@ import torch
 from PIL import ImageFont
 from torch import Tensor
 
+from calotype import lettering
 from calotype.models.classification import SmallCNN
 from calotype.tasks import gallery
 from calotype.tasks.classification import Classification, MultiLabel
@@ -139,22 +140,13 @@ def test_a_matrix_of_any_number_of_classes_is_drawn(number: int) -> None:
     assert picture.shape[0] == 3 and 60 < picture.shape[1] < 1200
 
 
-def test_words_are_cut_to_their_width_and_to_the_fonts_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = ImageFont.load_default(12)
-    assert gallery._fitted("dög\n 犬", 100, own) == "dog ?"
-    cut = gallery._fitted("a very long name", 50, own)
-    assert cut.endswith("...") and own.getlength(cut) <= 50
-    system = ImageFont.truetype
-
-    def none_there(font: Any, *values: Any, **options: Any) -> Any:
-        if isinstance(font, str):
-            raise OSError("cannot open resource")
-        return system(font, *values, **options)
-
-    monkeypatch.setattr(ImageFont, "truetype", none_there)
-    gallery._font.cache_clear()
-    assert gallery._font(12).getname() == own.getname()
-    gallery._font.cache_clear()
+def test_a_class_that_no_font_can_write_goes_by_its_number(
+    monkeypatch: pytest.MonkeyPatch, cells: list[list[Any]]
+) -> None:
+    monkeypatch.setattr(lettering, "_fonts", lambda size: (ImageFont.load_default(size),))
+    drawn(batch(), classes=("cat", "犬", "dög"))
+    told = {word for grid in cells for _, label, predicted, _ in grid for word in (label, predicted.partition(" ")[2])}
+    assert told == {"cat", "class 1", "dög"}
 
 
 def test_no_update_waits_for_the_device() -> None:

@@ -1,6 +1,7 @@
 """A sheet of pictures: a row for each class, its name and size, and some of its images.
 
 Small images are enlarged by whole pixels, so that one of 8x8 is seen as a network sees it; larger ones are fitted in.
+A name in letters that no font of the system has is given as its row's number.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from calotype.lettering import can_letter, fitted, lettered
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Pixels: TypeAlias = npt.NDArray[np.uint8]
-    Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SIDE, GAP, NAMES, LETTERS = 96, 6, 180, 15
 """Pixels: a picture's side, the space between, the width of the names, the height of letters."""
@@ -37,16 +39,19 @@ class Row:
 def draw(rows: Sequence[Row]) -> Image.Image:
     """The sheet; rows beyond MOST_ROWS are left out."""
     rows = rows[:MOST_ROWS]
-    font: Font = ImageFont.load_default(LETTERS)
+    texts = [
+        (lettered(row.name, LETTERS, f"class {number}"), lettered(row.note, LETTERS)) for number, row in enumerate(rows)
+    ]
     columns = max([1, *(len(row.pictures) for row in rows)])
-    names = min(NAMES, max([1, *(_width(font, text) for row in rows for text in (row.name, row.note))])) + GAP
+    names = min(NAMES, max([1, *(round(of.getlength(text)) + 1 for both in texts for text, of in both)])) + GAP
     cell = SIDE + GAP
     sheet = Image.new("RGB", (names + columns * cell + GAP, len(rows) * cell + GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
     for place, row in enumerate(rows):
         top = GAP + place * cell
-        pen.text((GAP, top + SIDE // 2 - 2), _fitted(row.name, names - GAP, font), INK, font, anchor="ls")
-        pen.text((GAP, top + SIDE // 2 + 2), _fitted(row.note, names - GAP, font), FAINT, font, anchor="la")
+        (name, of), (note, plain) = texts[place]
+        pen.text((GAP, top + SIDE // 2 - 2), fitted(name, names - GAP, of), INK, of, anchor="ls")
+        pen.text((GAP, top + SIDE // 2 + 2), fitted(note, names - GAP, plain), FAINT, plain, anchor="la")
         for column, pixels in enumerate(row.pictures):
             image, left = picture(pixels), names + GAP + column * cell
             sheet.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
@@ -66,15 +71,6 @@ def picture(pixels: Pixels) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _width(font: Font, text: str) -> int:
-    return round(font.getlength(text)) + 1
-
-
-def _fitted(text: str, width: int, font: Font) -> str:
-    """The text on one line, cut so that it is no wider."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+def unwritten(rows: Sequence[Row]) -> list[str]:
+    """The names that the sheet gives as a number."""
+    return [row.name for row in rows[:MOST_ROWS] if not can_letter(row.name, LETTERS)]

@@ -162,7 +162,7 @@ def _write_sheet(path: Path, opened: Opened, split: str, seen: Mapping[str, npt.
     """Draw the sheet. Raises UsageError for a name that is no picture's, RunFolderError when it can't be written."""
     import io
 
-    from calotype.analysis.sheet import MOST_ROWS, Row, draw
+    from calotype.analysis.sheet import MOST_ROWS, Row, draw, unwritten
     from calotype.files import replace_file
 
     if path.suffix.lower() != ".png":
@@ -178,6 +178,11 @@ def _write_sheet(path: Path, opened: Opened, split: str, seen: Mapping[str, npt.
         replace_file(path, buffer.getvalue())
     except OSError as error:
         raise RunFolderError(f"{path} can't be written: {error.strerror or error}") from error
+    if names := unwritten(rows):
+        sys.stderr.write(
+            f"note: no font here has the letters of {', '.join(names[:5])}{', ...' * (len(names) > 5)}: the sheet has "
+            "numbers instead; install one (Noto Sans CJK, say) or name its file by CALOTYPE_FONT\n"
+        )
 
 
 def _members(rows: npt.NDArray[Any], number: int) -> IntArray:

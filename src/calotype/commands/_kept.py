@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calotype.commands._execute import plain
-from calotype.engine.checkpoint import MODEL, STATE, TENSORS, Checkpoints, name_of, open_checkpoint
+from calotype.engine.checkpoint import MODEL, STATE, TENSORS, Checkpoint, Checkpoints, name_of, open_checkpoint
 from calotype.engine.state import digests
 from calotype.errors import CheckpointError
 from calotype.record.folder import RunFolder
@@ -21,22 +21,34 @@ SHOWN = 8
 
 def kept_differences(folder: RunFolder) -> list[str]:
     """What of the folder's files is not what its journal says, a line each, naming file and tensor or metric."""
+    checkpoints = Checkpoints(folder.checkpoints)
+    opened = {name: _opened(checkpoints.folder / name) for name in checkpoints.names()}
+    steps = {found.step for found in opened.values() if isinstance(found, Checkpoint)}
     states: dict[int, Mapping[str, str]] = {}
     results: dict[str, float] = {}
     for line in read(folder.path / JOURNAL):
-        if line.get("event") == "digests":
+        if line.get("event") == "digests" and line["step"] in steps:
             states[line["step"]] = line["tensors"]
         elif line.get("event") == "evaluation":
             results |= dict(_scalars(line))
-    checkpoints = Checkpoints(folder.checkpoints)
-    found = [text for name in checkpoints.names() for text in _checkpoint(checkpoints.folder / name, states)]
+    found = [text for checkpoint in opened.values() for text in _checkpoint(checkpoint, states)]
     return [*found, *_results(folder, plain(results))]
 
 
-def _checkpoint(path: Path, states: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
-    """The faults of a checkpoint. One of a run that was stopped may be of a step whose digests were never due."""
+def _opened(path: Path) -> Checkpoint | CheckpointError:
     try:
-        checkpoint = open_checkpoint(path)
+        return open_checkpoint(path)
+    except CheckpointError as error:
+        return error
+
+
+def _checkpoint(checkpoint: Checkpoint | CheckpointError, states: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
+    """The faults of a checkpoint. One of a run that was stopped may be of a step whose digests were never due."""
+    if isinstance(checkpoint, CheckpointError):
+        yield str(checkpoint)
+        return
+    path = checkpoint.folder
+    try:
         network, training = checkpoint.model(), checkpoint.training()
     except CheckpointError as error:
         yield str(error)

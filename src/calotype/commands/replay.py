@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,29 +146,34 @@ def replay(
     return Replayed(folder.name, start, examined, _names(assembly, examined), differs, changed)
 
 
-def _lines(folder: RunFolder) -> dict[int, dict[str, Any]]:
-    """The journal's lines of steps, by step."""
+def _steps(folder: RunFolder) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The journal's lines of steps, each with its step."""
     from calotype.record.journal import JOURNAL, read
 
-    return {int(line["step"]): line for line in read(folder.path / JOURNAL) if "event" not in line}
+    return ((int(line["step"]), line) for line in read(folder.path / JOURNAL) if "event" not in line)
+
+
+def _last(folder: RunFolder) -> tuple[int, dict[str, Any]]:
+    """The last step in the journal and its line; -1 where there is none."""
+    return max(_steps(folder), key=lambda found: found[0], default=(-1, {}))
 
 
 def _stopped_at(folder: RunFolder) -> int:
     """The step at which a run failed: the journal ends with one that is not finite, or goes as far as the status."""
-    status, lines = folder.status(), _lines(folder)
+    status = folder.status()
     if status.get("state") != "failed":
         raise UsageError(
             f"{folder.name} did not fail ({folder.standing()}); name a step to compute again with --step K"
         )
-    last = max(lines, default=-1)
-    numbers = [float.fromhex(lines[last][name]) for name in ("loss", "norm")] if last >= 0 else []
+    last, line = _last(folder)
+    numbers = [float.fromhex(line[name]) for name in ("loss", "norm")] if last >= 0 else []
     return last if not all(map(math.isfinite, numbers)) else int(status.get("step") or 0)
 
 
 def _checked(folder: RunFolder, step: int) -> int:
-    known = [*_lines(folder), int(folder.status().get("step") or 0)]
-    if not 0 <= step <= max(known):
-        raise UsageError(f"--step {step}: {folder.name} has steps 0..{max(known)}")
+    known = max(_last(folder)[0], int(folder.status().get("step") or 0))
+    if not 0 <= step <= known:
+        raise UsageError(f"--step {step}: {folder.name} has steps 0..{known}")
     return step
 
 
@@ -214,7 +219,8 @@ def _differs(folder: RunFolder, again: RunFolder, examined: Examined, at: int) -
     """In what the step is not the one of the run; where there is a step before it that differs already, that one."""
     if examined.step != at:
         return [f"stopped at step {examined.step} already: {examined.error}"]
-    recorded, now = _lines(folder), _lines(again)
+    now = dict(_steps(again))
+    recorded = {step: line for step, line in _steps(folder) if step in now or step == at}
     for step in sorted(recorded.keys() & now.keys()):
         names = [name for name in recorded[step] if recorded[step][name] != now[step].get(name)]
         if names:

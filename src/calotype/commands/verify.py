@@ -157,8 +157,8 @@ def verify(
     if unknown := sorted(set(allow_changed) - set(PARTS)):
         raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
     record = folder.record()
-    _check_whole(folder)
-    reach = _Reach.of(folder, departure(record), steps, resume_at)
+    recorded = _whole(folder)
+    reach = _Reach.of(folder, recorded, departure(record), steps, resume_at)
     config = recorded_config(folder, overrides, trust)
     assembly = reassemble(folder, config, begins=True)
     lock, then = data_lock(assembly, config.tree), DataLock.load(folder.path, first=True)
@@ -183,8 +183,10 @@ def verify(
     )
 
 
-def _check_whole(folder: RunFolder) -> None:
-    """Raises DiffersError for a journal that has lost its end: the lines that are left would compare as equal."""
+def _whole(folder: RunFolder) -> Length:
+    """How far the journal goes. Raises DiffersError for one that has lost its end: the lines that are left would
+    compare as equal.
+    """
     from calotype.engine.checkpoint import Checkpoints
     from calotype.record.compare import length
     from calotype.record.journal import JOURNAL
@@ -192,10 +194,11 @@ def _check_whole(folder: RunFolder) -> None:
     checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
     written = int(checkpoint.training()["journal"]["length"]) if checkpoint else 0
     path = folder.path / JOURNAL
-    ended = length(path).ended
+    found = length(path)
     there = path.stat().st_size if path.is_file() else 0
-    if there < written or (folder.status().get("state") == "done" and not ended):
+    if there < written or (folder.status().get("state") == "done" and not found.ended):
         raise DiffersError(f"{path} has lost its end: it has {there} bytes, and had {written} at the last checkpoint")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +213,15 @@ class _Reach:
     resume_at: int | None
 
     @classmethod
-    def of(cls, folder: RunFolder, left: Departure | None, steps: int | None, resume_at: int | None) -> _Reach:
-        """Raises UsageError where there is nothing to do."""
+    def of(
+        cls, folder: RunFolder, recorded: Length, left: Departure | None, steps: int | None, resume_at: int | None
+    ) -> _Reach:
+        """`recorded` is the whole journal's. Raises UsageError where there is nothing to do."""
         from calotype.record.compare import length
         from calotype.record.journal import JOURNAL
 
-        recorded = length(folder.path / JOURNAL, left.size if left else None)
+        if left:
+            recorded = length(folder.path / JOURNAL, left.size)
         if recorded.steps == 0:
             raise UsageError(f"{folder.name} has no step to compare: {left or folder.standing()}")
         if steps is not None and steps < 1:

@@ -178,12 +178,13 @@ def differences(old: DataLock, new: DataLock, contents: Mapping[str, DigestArray
 
 def _split_differences(old: SplitLock, new: SplitLock, contents: DigestArray | None) -> list[str]:
     found = []
-    for what, ids in (("added", np.setdiff1d(new.ids, old.ids)), ("removed", np.setdiff1d(old.ids, new.ids))):
+    for what, here, there in (("added", new, old), ("removed", old, new)):
+        ids = np.setdiff1d(here.ids, there.ids, assume_unique=True)  # NumPy's unique takes seconds for a million
         if len(ids):
             found.append(f"{what} {_listed(ids)}")
     before, now = old.files.common(new.files)
     for what, files, rows in (("added", new.files, now), ("removed", old.files, before)):
-        others = np.setdiff1d(np.arange(len(files)), rows)
+        others = np.setdiff1d(np.arange(len(files)), rows, assume_unique=True)
         found += [f"{what} file {name}" for name in heapq.nsmallest(SHOWN, map(files.name, others.tolist()))]
     changed = _changed_files(old, new, before, now)
     found += [changed[name] for name in sorted(changed)]
@@ -208,7 +209,7 @@ def _changed_files(old: SplitLock, new: SplitLock, before: Rows, now: Rows) -> d
 def _content_differences(old: SplitLock, new: SplitLock, contents: DigestArray | None) -> list[str]:
     if contents is None:
         return []
-    common, before, now = np.intersect1d(old.ids, new.ids, return_indices=True)
+    common, before, now = np.intersect1d(old.ids, new.ids, assume_unique=True, return_indices=True)
     differ = (old.contents[before] != contents[now]) & old.seen[before, None]
     found = []
     for what, ids in (("changed", common[differ[:, 0]]), ("relabelled", common[differ[:, 1] & ~differ[:, 0]])):

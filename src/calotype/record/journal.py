@@ -3,6 +3,8 @@
 `journal.jsonl` holds only functions of the record, so it is bit-equal between equal runs; `clock.jsonl` holds times and
 speeds. A checkpoint stores the journal's length and digest. What a killed run had written beyond that is moved aside at
 resume and written again, the same.
+
+A journal may have millions of lines, so none is ever held whole: what goes through it does so in pieces or by lines.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ from typing import Any
 from calotype.errors import CheckpointError, RunFolderError
 
 JOURNAL, CLOCK = "journal.jsonl", "clock.jsonl"
+PIECE = 2**20
+
+_decode = json.JSONDecoder().raw_decode
 
 
 class JsonLines:
@@ -24,8 +30,9 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
-        self._digest = hashlib.sha256(path.read_bytes())
-        self._length = path.stat().st_size
+        with path.open("rb") as file:
+            self._digest = hashlib.file_digest(file, "sha256")
+            self._length = file.tell()
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line; it reaches the disk at the next mark at the latest."""
@@ -55,27 +62,44 @@ class JsonLines:
 
 def check_mark(path: Path, mark: Mapping[str, Any]) -> None:
     """Raises CheckpointError unless the journal begins with what `mark` says."""
-    data = path.read_bytes()[: int(mark["length"])] if path.is_file() else b""
-    if len(data) < int(mark["length"]) or hashlib.sha256(data).hexdigest() != mark["digest"]:
+    left, digest = int(mark["length"]), hashlib.sha256()
+    if path.is_file():
+        with path.open("rb") as file:
+            while piece := file.read(min(left, PIECE)):
+                digest.update(piece)
+                left -= len(piece)
+    if left or digest.hexdigest() != mark["digest"]:
         raise CheckpointError(f"{path} doesn't begin with the {mark['length']} bytes that the checkpoint was taken at")
 
 
 def cut(path: Path, length: int) -> Path | None:
     """Shorten a log to `length` bytes; what was beyond goes to a file beside it, which is returned."""
-    data = path.read_bytes() if path.is_file() else b""
-    if len(data) <= length:
+    if not path.is_file() or path.stat().st_size <= length:
         return None
     number = len(list(path.parent.glob(f"{path.stem}.aside-*")))
     aside = path.with_name(f"{path.stem}.aside-{number}{path.suffix}")
-    aside.write_bytes(data[length:])
+    with path.open("rb") as file, aside.open("wb") as beyond:
+        file.seek(length)
+        shutil.copyfileobj(file, beyond, PIECE)
     os.truncate(path, length)
     return aside
 
 
 def end_line(path: Path) -> None:
-    """End the last line of a log that a kill cut off in the middle."""
-    if path.is_file() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-        path.write_bytes(data[: data.rfind(b"\n") + 1])
+    """End the last line of a log that a kill cut off in the middle: what there is of that line goes."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - PIECE)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            end = start
+            if place >= 0:
+                end = start + place + 1
+                break
+        file.truncate(end)
 
 
 def read(path: Path, size: int | None = None) -> Iterator[dict[str, Any]]:
@@ -87,6 +111,13 @@ def read(path: Path, size: int | None = None) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n") or (size is not None and file.tell() > size):
                 return
             try:
-                yield json.loads(line)
+                yield _parsed(line)
             except ValueError as error:
                 raise RunFolderError(f"{path}:{number} is no line of JSON: {error}") from error
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line's object, at less than half the cost of json.loads, which looks for other encodings and for blanks."""
+    text = line.decode()
+    value, end = _decode(text)
+    return value if end == len(text) - 1 else json.loads(text)  # type: ignore[no-any-return]

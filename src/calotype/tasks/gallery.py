@@ -3,15 +3,13 @@
 Samples are kept as thumbnails on the device until the pictures are drawn, on the host, with Pillow. "worst" are the
 samples of the highest loss, cross-entropy of the softmax or of each class's sigmoid, whatever the task trains with.
 Unusual: small images are enlarged by whole pixels, so that a digit of 8x8 is seen as the network sees it; images that
-leave 0..1, because an evaluation transform normalises them, are stretched into it.
+leave 0..1, because an evaluation transform normalises them, are stretched into it. A class whose name is in letters
+that no font of the system has is called by its number.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calotype.lettering import can_letter, fitted, font, lettered
 from calotype.metrics import confusion
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
+    from calotype.lettering import Font
     from calotype.types import Prediction, Shard
 
 Picture = npt.NDArray[np.uint8]
@@ -34,8 +33,6 @@ ROWS, COLUMNS, SIDE, TEXT = 5, 5, 112, 12
 """Of a grid: rows, columns, pixels of a thumbnail's side, and of its letters."""
 LARGEST = 100
 """Classes up to which a confusion matrix is drawn."""
-PILLOWS = "Aileron"
-"""The font that comes with Pillow."""
 RIGHT, WRONG, INK, LINE, PAPER = (0, 110, 40), (180, 0, 30), (40, 40, 40), (225, 225, 225), (255, 255, 255)
 
 
@@ -47,7 +44,7 @@ class ClassificationGallery:
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = tuple(classes)
+        self.classes = named(classes)
         self._first: dict[str, Tensor] = {}
         self._worst: dict[str, Tensor] = {}
         self._confusion: Tensor | None = None
@@ -98,6 +95,11 @@ class ClassificationGallery:
         return ", ".join(self.classes[number] if number in known else str(number) for number in numbers) or "none"
 
 
+def named(classes: Sequence[str]) -> tuple[str, ...]:
+    """The names that can be written, `class N` in the place of the others."""
+    return tuple(name if can_letter(name, TEXT) else f"class {number}" for number, name in enumerate(classes))
+
+
 def _losses(logits: Tensor, label: Tensor) -> Tensor:
     if label.dim() == 2:
         return F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none").sum(1)
@@ -135,7 +137,7 @@ def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
     """A grid of cells (thumbnail, label, prediction, whether they agree); the prediction's words are green or red."""
     from PIL import Image, ImageDraw
 
-    font, gap = _font(TEXT), 6
+    gap = 6
     wide, high = SIDE + gap, SIDE + 2 * (TEXT + 3) + gap
     sheet = Image.new("RGB", (gap + COLUMNS * wide, gap + -(-len(cells) // COLUMNS) * high), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -143,8 +145,9 @@ def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
         x, y = gap + place % COLUMNS * wide, gap + place // COLUMNS * high
         rgb = thumbnail if len(thumbnail) == 3 else thumbnail[:1].expand(3, -1, -1)
         sheet.paste(Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy()), (x, y))
-        pen.text((x, y + SIDE + 1), _fitted(label, SIDE, font), INK, font)
-        pen.text((x, y + SIDE + TEXT + 3), _fitted(predicted, SIDE, font), RIGHT if agree else WRONG, font)
+        for line, (text, ink) in enumerate(((label, INK), (predicted, RIGHT if agree else WRONG))):
+            words, of = lettered(text, TEXT)
+            pen.text((x, y + SIDE + 1 + line * (TEXT + 2)), fitted(words, SIDE, of), ink, of)
     return _array(sheet)
 
 
@@ -157,37 +160,38 @@ def matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
 
     number = len(classes)
     cell = 36 if number <= 20 else max(6, 720 // number)
-    font, named = _font(TEXT), cell >= TEXT + 2
-    margin = min(160, 12 + max(round(font.getlength(name)) for name in classes)) if named else 8
+    names = [lettered(name, TEXT) for name in named(classes)] if cell >= TEXT + 2 else []
+    margin = min(160, 12 + max(round(of.getlength(name)) for name, of in names)) if names else 8
     size, head = number * cell, TEXT + 8
     caption = "rows: label, columns: prediction"
-    wide = margin + max(size, round(font.getlength(caption))) + 8
+    wide = margin + max(size, round(font(TEXT).getlength(caption))) + 8
     sheet = Image.new("RGB", (wide, head + size + margin), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((margin, 3), caption, INK, font)
+    pen.text((margin, 3), caption, INK, font(TEXT))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     for row in range(number):
         top = head + row * cell
-        if named:
-            name = _fitted(classes[row], margin - 8, font)
-            pen.text((margin - 4, top + cell // 2), name, INK, font, anchor="rm")
-            upright = _upright(name, font)
+        if names:
+            text, of = names[row]
+            text = fitted(text, margin - 8, of)
+            pen.text((margin - 4, top + cell // 2), text, INK, of, anchor="rm")
+            upright = _upright(text, of)
             sheet.paste(upright, (margin + row * cell + (cell - upright.width) // 2, head + size + 4))
         for column in range(number):
             left, share = margin + column * cell, float(shares[row, column])
             pen.rectangle((left, top, left + cell, top + cell), _shade(share, diagonal=row == column), LINE)
             if number <= 20 and counts[row, column]:
                 middle, ink = (left + cell // 2, top + cell // 2), PAPER if share > 0.35 else INK
-                pen.text(middle, _short(int(counts[row, column])), ink, _font(10), anchor="mm")
+                pen.text(middle, _short(int(counts[row, column])), ink, font(10), anchor="mm")
     return _array(sheet)
 
 
-def _upright(text: str, font: FreeTypeFont | ImageFont) -> Image:
+def _upright(text: str, of: Font) -> Image:
     """The text, read from below."""
     from PIL import Image, ImageDraw
 
-    line = Image.new("RGB", (max(1, round(font.getlength(text))), TEXT + 4), PAPER)
-    ImageDraw.Draw(line).text((0, 0), text, INK, font)
+    line = Image.new("RGB", (max(1, round(of.getlength(text))), TEXT + 4), PAPER)
+    ImageDraw.Draw(line).text((0, 0), text, INK, of)
     return line.rotate(90, expand=True)
 
 
@@ -199,31 +203,6 @@ def _shade(share: float, *, diagonal: bool) -> tuple[int, int, int]:
 
 def _short(number: int) -> str:
     return str(number) if number < 10_000 else f"{number / 1000:.0f}k"
-
-
-def _fitted(text: str, width: int, font: FreeTypeFont | ImageFont) -> str:
-    """The text on one line, cut so that it is no wider; letters with accents that the font may lack go without them."""
-    text = " ".join(text.split())
-    named = getattr(font, "getname", None)
-    if named is None or named()[0] == PILLOWS:
-        letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        text = "".join(letters).encode("ascii", "replace").decode()
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
-
-
-@cache
-def _font(size: int) -> FreeTypeFont | ImageFont:
-    """A font of the system that knows more than Pillow's own, which has the letters of ASCII, or that one."""
-    from PIL import ImageFont
-
-    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"):
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
 
 
 def _array(sheet: Image) -> Picture:
