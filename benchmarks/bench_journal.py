@@ -1,13 +1,13 @@
 """Seconds and memory of a run whose journal has a million lines.
 
-    python -m benchmarks.bench_journal                   # or: make bench-journal ARGS="--steps 100000"
+    python -m benchmarks.bench_journal                   # a million steps; --steps 100000 for fewer
 
 A tiny run is really trained and stopped. Its lines are then repeated, steps counted on, to a journal of `--steps`
 steps, with evaluations and digests of the tensors every 1,000 as a run that keeps checkpoints has them, and its
 checkpoint is written anew for the step and the digest of that journal: so the verbs take the folder for what a run of a
 million steps left. Each verb runs in a process of its own over the tiny run and over the long one; what is more in the
-second is the journal's; CPU seconds are what a busy machine disturbs least. What can't be run to its end here is timed by itself. The figures go to stderr, one JSON object
-to stdout.
+second is the journal's. CPU seconds are what a busy machine disturbs least. What can't be run to its end here is timed
+by itself. The figures go to stderr, one JSON object to stdout.
 """
 
 from __future__ import annotations

@@ -37,6 +37,20 @@ def test_code_is_ours_and_the_user_s_but_no_package_s_and_no_watcher_s(
         del sys.modules["users_module"]
 
 
+@pytest.mark.parametrize("with_init", ["", "outer", "outer/inner"])
+def test_modules_in_folders_within_folders_are_found_without_importing_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_init: str
+) -> None:
+    folder = tmp_path / "outer" / "inner"
+    folder.mkdir(parents=True)
+    (folder / "module.py").write_text("raise RuntimeError\n")
+    if with_init:
+        (tmp_path / with_init / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (digest,) = code(["outer.inner.module"]).values()
+    assert len(digest) == 64 and not [name for name in sys.modules if name.startswith("outer")]
+
+
 def test_packages_are_those_in_use_or_those_asked_for() -> None:
     found = packages()
     assert {"torch", "numpy"} <= set(found) and "calotype" not in found

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calotype.errors import CheckpointError
+from calotype.errors import CheckpointError, RunFolderError
+from calotype.record import journal
 from calotype.record.journal import JsonLines, check_mark, cut, end_line, read
 
 
@@ -77,3 +78,37 @@ def test_a_mark_fits_what_it_was_taken_of_and_any_longer_file(tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="doesn't begin"):
         check_mark(path, mark)
     check_mark(path, {"length": 0, "digest": hashlib.sha256(b"").hexdigest()})
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 8, 2**20])
+def test_a_log_of_many_pieces_is_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(journal, "PIECE", piece)
+    path = tmp_path / "journal.jsonl"
+    log = written(path, *range(4))
+    mark = log.mark()
+    log.write({"step": 4})
+    log.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"step":5')
+    end_line(path)
+    assert path.read_bytes() == whole
+    check_mark(path, mark)
+    with pytest.raises(CheckpointError):
+        check_mark(path, {**mark, "length": len(whole) + 1})
+    aside = cut(path, mark["length"])
+    assert path.read_bytes() == whole[: mark["length"]] and aside is not None
+    assert aside.read_bytes() == whole[mark["length"] :]
+
+
+@pytest.mark.parametrize("line", ["{} {}", '{"step":1', "", "nothing", '\xff{"step":1}', '{"a":1}]'])
+def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b'{"step":0}\n' + line.encode("latin-1") + b"\n")
+    with pytest.raises(RunFolderError, match="log:2 is no line of JSON"):
+        list(read(path))
+
+
+def test_blanks_after_a_line_are_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b'{"step":0} \r\n{"step":1}\n')
+    assert [line["step"] for line in read(path)] == [0, 1]

@@ -150,7 +150,8 @@ def _by_pillow(data: bytes, mode: Mode, background: Background, max_pixels: int)
     except UnidentifiedImageError:
         raise DataError(f"no JPEG, PNG, WebP, BMP, TIFF or GIF image: it begins with {data[:8]!r}") from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"{error}") from error
+        told = f"more pixels than max_pixels={max_pixels}: " if max_pixels <= 2 * (Image.MAX_IMAGE_PIXELS or 0) else ""
+        raise DataError(f"{told}{error}") from error
     except Exception as error:
         # Its parsers raise what a damaged file makes them stumble over: OSError, SyntaxError, struct.error, KeyError...
         raise DataError(f"damaged image: {error or type(error).__name__}") from error

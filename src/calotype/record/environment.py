@@ -16,6 +16,8 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +128,26 @@ def _origin(name: str) -> str | None:
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         return None
-    for end in range(1, len(parts) + 1):
-        name = ".".join(parts[:end])
-        found = (finder.find_spec(name, places) for finder in sys.meta_path)
-        spec = next((spec for spec in found if spec is not None), None)
-        if spec is None:
+    for end, part in enumerate(parts, 1):
+        spec = _spec(".".join(parts[:end]), places)
+        if spec is not None and spec.origin is not None:
+            places = list(spec.submodule_search_locations or [])
+            continue
+        above = sys.path if places is None else places  # else a folder without __init__.py, or nothing
+        places = [str(folder) for place in above if (folder := Path(place, part)).is_dir()]
+        if not places:
             return None
-        places = list(spec.submodule_search_locations or [])
     return spec.origin if spec else None
+
+
+def _spec(name: str, places: list[str] | None) -> ModuleSpec | None:
+    """What the finders know of a module; for a folder without __init__.py below a package they ask for that package,
+    loaded, which is a KeyError.
+    """
+    with suppress(KeyError):
+        found = (finder.find_spec(name, places) for finder in sys.meta_path)
+        return next((spec for spec in found if spec is not None), None)
+    return None
 
 
 def _sha256(path: Path) -> str:
