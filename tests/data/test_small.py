@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,26 +18,9 @@ from calotype.data.small import MNIST, Digits, FashionMNIST
 from calotype.errors import DataError
 from calotype.types import DataSet
 from tests.contracts.source import SourceContract
+from tests.toys.mnist import idx, write
 
 NAMES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
-
-
-def idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-
-
-def write(folder: Path, *, packed: bool = True, train: int = 50, test: int = 10) -> Path:
-    """Four small files in MNIST's format; every image is different."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stem, count in (("train", train), ("t10k", test)):
-        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28))
-        for name, array in (
-            (f"{stem}-images-idx3-ubyte", images),
-            (f"{stem}-labels-idx1-ubyte", np.arange(count) % 10),
-        ):
-            data = idx(array)
-            (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(data) if packed else data)
-    return folder
 
 
 def read_all(data: DataSet) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.commands._model import chosen
+from calotype.config.compose import compose
 from calotype.config.published import Published, is_published, published
 from calotype.engine.weights import Loaded, take_over
 from calotype.errors import CheckpointError
@@ -139,3 +140,38 @@ def _anchored(source: str, folder: Path, *, own: bool) -> str:
     if own and (place / "record.json").is_file():
         place = chosen(RunFolder(place), "best").folder
     return str(place)
+
+
+def other_inputs(tree: Mapping[str, Any]) -> list[str]:
+    """In what images are normalised otherwise than in the run whose weights `module.init_from` takes, a line each;
+    none for weights that are no run's. The weights fit all the same, so nothing else would tell.
+    """
+    start = tree["module"].get("init_from")
+    if start is None:
+        return []
+    run = RunFolder(Path(start["path"] if isinstance(start, Mapping) else start).parent.parent)
+    if not (run.path / "record.json").is_file():
+        return []
+    then, now = _normalised(compose([str(run.path / "config.yaml")]).tree), _normalised(tree)
+    return [
+        f"{key} is {_spelt(now[key])}, but was {_spelt(then[key])} in {run.name}, whose weights init_from takes: "
+        "they get other inputs than they were trained on; give it that value again, unless this is meant"
+        for key in then
+        if then[key] != now[key]
+    ]
+
+
+def _spelt(value: Any) -> str:
+    """A plain value as an override spells it."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_spelt(item)}' for name, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_spelt, value))}]"
+    return "null" if value is None else str(value)
+
+
+def _normalised(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config normalises images, by key."""
+    transforms = tree["data"].get("eval_transforms") or []
+    targets = [node for node in transforms if str(node.get("_target_", "")).endswith(".Normalize")]
+    return {"module.normalize": tree["module"].get("normalize"), "data.eval_transforms": targets}

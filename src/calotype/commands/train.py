@@ -174,6 +174,7 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
     from calotype.commands._inputs import data_lock
     from calotype.commands._messages import Messages
     from calotype.commands._model import Image
+    from calotype.commands._start import other_inputs
     from calotype.record import record as records
     from calotype.record.folder import RunFolder
     from calotype.record.ownership import sign, statement
@@ -182,6 +183,7 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
     with folder.locked(), Messages(folder, quiet=quiet).warnings():
         try:
             assembly = assemble(config.tree)
+            assembly.notes += other_inputs(config.tree)
             lock = data_lock(assembly, config.tree)
             text, search = config.to_yaml(), [str(path) for path in config.search]
             command = [str(Path(item).resolve()) if Path(item).is_file() else item for item in overrides]
