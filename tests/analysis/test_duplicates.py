@@ -85,7 +85,9 @@ def test_every_pair_of_hashes_within_four_bits_is_a_candidate_once() -> None:
     flips = [np.bitwise_or.reduce(np.uint64(1) << random.choice(64, size, replace=False).astype(np.uint64))
              for size in (1, 2, 3, 4, 5, 4, 4, 3)]  # fmt: skip
     hashes = np.unique(np.concatenate([hashes, *(hashes[:40] ^ flip for flip in flips)]))
-    search = duplicates._Search(random.integers(0, 255, (2, ROWS, COLUMNS), dtype=np.uint8), np.zeros(2))
+    search = duplicates._Search(
+        random.integers(0, 255, (2, ROWS, COLUMNS), dtype=np.uint8), np.zeros(2), np.zeros(2, bool)
+    )
     found = sorted(map(tuple, np.sort(search.alike(hashes), axis=1).tolist()))
     distance = np.bitwise_count(hashes[:, None] ^ hashes[None])
     expected = [(one, other) for one, other in np.argwhere(distance <= 4).tolist() if one < other]
@@ -118,3 +120,53 @@ def test_a_film_ends_the_search_and_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nothing_and_one_have_no_pairs() -> None:
     assert near(np.empty((0, ROWS, COLUMNS), np.uint8), np.empty(0)).pairs.shape == (0, 2)
     assert pairs([photo(1)]) == []
+
+
+def tiny(seed: int) -> Image.Image:
+    """A picture of 28 x 28 that is smooth, as clothes and digits are."""
+    rough = np.random.default_rng(seed).integers(0, 256, (7, 7), dtype=np.uint8)
+    return Image.fromarray(rough).resize((28, 28), Image.Resampling.BICUBIC)
+
+
+def tiny_pairs(images: list[Image.Image], *, small: bool = True) -> list[list[int]]:
+    thumbnails = np.stack([thumbnail(np.asarray(image)[..., None]) for image in images])
+    return near(thumbnails, np.ones(len(images)), np.full(len(images), small)).pairs.tolist()
+
+
+def test_copies_of_small_images_stand_out() -> None:
+    images = [tiny(seed) for seed in range(60)]
+    copies = [again(image, "JPEG", quality=20) for image in images]
+    planted = [[place, place + 60] for place in range(60)]
+    found, strict = tiny_pairs([*images, *copies]), tiny_pairs([*images, *copies], small=False)
+    assert all(pair in planted for pair in found)
+    assert len(found) > 50 > 30 > len(strict) and all(pair in found for pair in strict)
+
+
+def test_several_copies_of_one_stand_out_together_and_too_many_do_not() -> None:
+    others = [tiny(seed) for seed in range(1, 40)]
+    copies = [again(tiny(0), "JPEG", quality=quality) for quality in (22, 26, 30, 34, 38, 42)]
+    few = tiny_pairs([tiny(0), *copies[:3], *others])
+    assert few == [list(pair) for pair in itertools.combinations(range(4), 2)]
+    many = [tiny(0), *copies, *others]
+    assert tiny_pairs(many) == tiny_pairs(many, small=False)
+
+
+def test_what_is_like_many_others_does_not_stand_out() -> None:
+    noise = np.random.default_rng(0).normal(0, 9, (12, 28, 28))
+    alike = [Image.fromarray((np.asarray(tiny(0)) + one).clip(0, 255).astype(np.uint8)) for one in noise]
+    thumbnails = np.stack([thumbnail(np.asarray(image)[..., None]) for image in alike]).reshape(12, -1)
+    between = np.corrcoef(thumbnails)[np.triu_indices(12, 1)]
+    assert between.min() > duplicates.SMALL_CORRELATION and between.max() < duplicates.LEAST_CORRELATION
+    assert tiny_pairs(alike) == []
+    assert tiny_pairs(alike[:2]) == [[0, 1]], "alone, they do"
+
+
+def test_nothing_is_looked_for_that_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [tiny(0), again(tiny(0), "JPEG", quality=20), *(tiny(seed) for seed in range(1, 20))]
+    assert tiny_pairs(images) == [[0, 1]]
+    monkeypatch.setattr(duplicates, "DISTANCES", 7)
+    assert tiny_pairs(images) == [[0, 1]]
+    monkeypatch.setattr(duplicates, "MOST_PRODUCTS", 20)
+    thumbnails = np.stack([thumbnail(np.asarray(image)[..., None]) for image in images])
+    found = near(thumbnails, np.ones(len(images)), np.ones(len(images), bool))
+    assert found.pairs.tolist() == [] and not found.complete

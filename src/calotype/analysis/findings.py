@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from calotype.analysis.duplicates import LEAST_CORRELATION, near
+from calotype.analysis.duplicates import SMALL, near
 from calotype.analysis.looks import FORMATS, MODES, ODD_LABEL, SEVERAL
 from calotype.types import Source
 
@@ -228,7 +228,8 @@ def _twice(found: Report, parts: Sequence[Part], classes: Sequence[str]) -> None
             found.add("conflict", joined.about(row, other, "is the same as"))
     kept = np.sort(first[~joined.field("one_colour")[first]])
     proportions = joined.field("width")[kept] / np.maximum(joined.field("height")[kept], 1)
-    pairs = near(joined.field("thumbnail")[kept], proportions)
+    small = np.maximum(joined.field("width")[kept], joined.field("height")[kept]) <= SMALL
+    pairs = near(joined.field("thumbnail")[kept], proportions, small)
     if not pairs.complete:
         found.add("incomplete", "so many images are alike that not all pairs were compared")
     _near(found, joined, kept[pairs.pairs], pairs.correlation)
@@ -241,5 +242,5 @@ def _near(found: Report, joined: _Joined, pairs: IntArray, correlation: npt.NDAr
     _, firsts = np.unique(pairs[order, 1], return_index=True)
     for place in order[firsts].tolist():
         other, row = pairs[place].tolist()
-        words = f"correlates by {max(LEAST_CORRELATION, float(correlation[place])):.4f} with"
+        words = f"correlates by {float(correlation[place]):.4f} with"
         found.add("near_leak" if leaks[place] else "near_duplicate", joined.about(row, other, words))
