@@ -4,6 +4,8 @@ first step.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,39 @@ def test_the_latch_lets_nothing_be_updated_before_the_host_looks(fused: bool, pr
     after.observer.journal.flush()
     assert [line["step"] for line in journal(tmp_path / "b") if "event" not in line] == [0, 1, 2]
     assert not Checkpoints(tmp_path / "b").names()
+
+
+class Boxless(ToyClassification):
+    """Counts no box in the batch of step 2, so that its loss is nought."""
+
+    def counts(self, shard: Shard) -> dict[str, float]:
+        return {"boxes": 0.0 if int(shard.ids[0]) // 8 == 2 else float(len(shard))}
+
+    def forward(self, shard: Shard, counts: Any) -> Loss:
+        total = self.network(shard["image"] / 255).square().sum()
+        return Loss(total / counts["boxes"] if counts["boxes"] else total * 0)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("precision", [32, "16-mixed", "bf16-mixed"])
+def test_a_batch_without_boxes_does_no_optimizer_step(fused: bool, precision: Any, tmp_path: Path) -> None:
+    """Fact 23: neither decay nor momentum moves a weight by it, nothing fails under a scaler, and the next one steps."""
+    torch.manual_seed(0)
+    task = Boxless()
+    found = trainer(tmp_path, task, fused=fused, precision=precision, timetable=plan(4, log_every=1))
+    seen, step = list[dict[str, torch.Tensor]](), found.step
+
+    def remember(batch: Batch) -> Any:
+        pending = step(batch)
+        seen.append({name: p.detach().clone() for name, p in task.named_parameters()})
+        return pending
+
+    found.step = remember  # type: ignore[method-assign]
+    found.fit()
+    moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(seen)]
+    assert moved == [True, False, True]
+    losses = [float.fromhex(line["loss"]) for line in journal(tmp_path) if "event" not in line]
+    assert losses[2] == 0.0 and all(math.isfinite(loss) for loss in losses)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -138,6 +138,9 @@ class Trainer:
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
         found_inf = self.guard.check(loss, norm, self.precision)
+        if counts and not any(counts.values()):
+            # nothing to learn from, such as no box in the whole batch; decay and momentum alone move no weight
+            found_inf = torch.ones_like(found_inf)
         # told at log points, which are known beforehand; the schedule sets the next step's before they are written
         momentum = momenta(self.parts.optimizer) if step + 1 >= self.next_due else ()
         lr = self._update(step, found_inf)
