@@ -2,7 +2,8 @@
 bits.
 
 A kill "at every step" is a chain: the run is killed after its first step, resumed and killed after the next, and so
-on, so that each resume also starts from what earlier resumes left.
+on, so that each resume also starts from what earlier resumes left. "photos" is the toy classification on an
+ImageFolder of six formats, with RandomResizedCrop, RandAugment, RandomErasing and mixup.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import harness
+from tests.toys import photos
 from tests.toys.configs import TASKS, toy, write
+from tests.toys.configs import photos as photos_config
 
 STEPS = 15
 """Of a straight run of three epochs."""
@@ -24,43 +27,60 @@ BAD, BAD_STEP = [1, 26], 6
 """Two samples, and the one step in which they share a shard."""
 
 
+DATA = [*TASKS, "photos"]
+MANY = [*TASKS, pytest.param("photos", marks=pytest.mark.long)]
+"""The same where each is a chain of many runs."""
+IMAGES = ["classification", pytest.param("photos", marks=pytest.mark.long)]
+
+
+@pytest.fixture(scope="session")
+def root_of(parity_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Where the data of each are; as many photos as parity images."""
+    folder = tmp_path_factory.mktemp("photos")
+    photos.draw(folder, {"train": 14, "val": 4, "test": 3}, ("ant", "bee"))
+    photos.draw(folder, {"train": 13, "val": 5, "test": 3}, ("cat",), number=100)
+    return dict.fromkeys(TASKS, parity_root) | {"photos": folder}
+
+
+def tree_of(task: str, root: Path, runs: Path, **sections: Any) -> dict[str, Any]:
+    return photos_config(root, runs, **sections) if task == "photos" else toy(task, root, runs, **sections)
+
+
 def run(folder: Path, root: Path, task: str = "classification", *plans: str, **sections: Any) -> Path:
     """Train in a new folder, stopped by `plans` and resumed; the run folder."""
     runs = folder / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    config = write(toy(task, root, runs, **sections), folder / "config.yaml")
+    config = write(tree_of(task, root, runs, **sections), folder / "config.yaml")
     return harness.interrupted(config, runs, plans) if plans else harness.straight(config, runs)
 
 
 @pytest.fixture(scope="session")
-def straight(parity_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The straight run of each toy task as it stands, trained when it is first asked for."""
+def straight(root_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The straight run of each as it stands, trained when it is first asked for."""
     made: dict[str, Path] = {}
 
     def of(task: str) -> Path:
         if task not in made:
-            made[task] = run(tmp_path_factory.mktemp("straight"), parity_root, task)
+            made[task] = run(tmp_path_factory.mktemp("straight"), root_of[task], task)
         return made[task]
 
     return of
 
 
 @pytest.mark.guarantee(
-    "Two runs of one config give the same bits", condition="CPU; three toy tasks; any number of loader workers"
+    "Two runs of one config give the same bits", condition="CPU; three toy tasks, photos; any number of loader workers"
 )
-@pytest.mark.parametrize("task", TASKS)
-def test_two_runs_give_the_same_bits_with_any_workers(
-    task: str, straight: Any, parity_root: Path, tmp_path: Path
-) -> None:
-    again = run(tmp_path, parity_root, task, data={"workers": 2})
+@pytest.mark.parametrize("task", DATA)
+def test_two_runs_give_the_same_bits_with_any_workers(task: str, straight: Any, root_of: Any, tmp_path: Path) -> None:
+    again = run(tmp_path, root_of[task], task, data={"workers": 2})
     assert len(harness.lines(again)) == STEPS
     assert harness.final_hash(again) == harness.final_hash(straight(task))
 
 
-@pytest.mark.guarantee("Another seed gives another run", condition="three toy tasks")
-@pytest.mark.parametrize("task", TASKS)
-def test_another_seed_gives_other_bits(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
-    tree = toy(task, parity_root, tmp_path / "runs") | {"seed": 4}
+@pytest.mark.guarantee("Another seed gives another run", condition="three toy tasks, photos")
+@pytest.mark.parametrize("task", DATA)
+def test_another_seed_gives_other_bits(task: str, straight: Any, root_of: Any, tmp_path: Path) -> None:
+    tree = tree_of(task, root_of[task], tmp_path / "runs") | {"seed": 4}
     other = harness.straight(write(tree, tmp_path / "config.yaml"), tmp_path / "runs")
     ours, theirs = harness.lines(straight(task)), harness.lines(other)
     for name in ("ids", "input", "loss", "norm"):
@@ -70,13 +90,13 @@ def test_another_seed_gives_other_bits(task: str, straight: Any, parity_root: Pa
 
 @pytest.mark.guarantee(
     "A run killed by SIGKILL at any step and resumed ends in the bits of the run that was not",
-    condition="CPU; three toy tasks with EMA, clipping, dropout, batch norm, 4 shards",
+    condition="CPU; three toy tasks, photos; with EMA, clipping, dropout, batch norm, 4 shards",
 )
-@pytest.mark.parametrize("task", TASKS)
-def test_killed_at_every_step(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", MANY)
+def test_killed_at_every_step(task: str, straight: Any, root_of: Any, tmp_path: Path) -> None:
     """Each child starts at the newest checkpoint, at most two steps back, and is killed one step further."""
     runs = tmp_path / "runs"
-    config = write(toy(task, parity_root, runs), tmp_path / "config.yaml")
+    config = write(tree_of(task, root_of[task], runs), tmp_path / "config.yaml")
     assert harness.in_child(harness.train, config, "after_step@1") == harness.KILLED
     killed, starts = harness.only_run(runs), [0]
     for step in range(2, STEPS + 1):
@@ -89,20 +109,22 @@ def test_killed_at_every_step(task: str, straight: Any, parity_root: Path, tmp_p
 
 
 @pytest.mark.guarantee(
-    "A run stopped by SIGTERM at any step loses no step, and ends in the same bits", condition="CPU; three toy tasks"
+    "A run stopped by SIGTERM at any step loses no step, and ends in the same bits",
+    condition="CPU; three toy tasks, photos",
 )
-@pytest.mark.parametrize("task", TASKS)
-def test_asked_to_stop_at_every_step(task: str, straight: Any, parity_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", MANY)
+def test_asked_to_stop_at_every_step(task: str, straight: Any, root_of: Any, tmp_path: Path) -> None:
     """Each child starts where the last one stopped."""
-    stopped = run(tmp_path, parity_root, task, *["after_step@1:SIGTERM"] * STEPS)
+    stopped = run(tmp_path, root_of[task], task, *["after_step@1:SIGTERM"] * STEPS)
     assert harness.resumed_at(stopped) == list(range(1, STEPS + 1))
     assert harness.final_hash(stopped) == harness.final_hash(straight(task))
 
 
 @pytest.mark.guarantee(
     "So does one stopped twice in an epoch, at its end, in a validation, after the last step",
-    condition="CPU; 0 and 2 loader workers",
+    condition="CPU; classification, photos; 0 and 2 loader workers",
 )
+@pytest.mark.parametrize("task", IMAGES)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     "plans",
@@ -122,14 +144,16 @@ def test_asked_to_stop_at_every_step(task: str, straight: Any, parity_root: Path
     ],
     ids="+".join,
 )
-def test_stopped_at_awkward_moments(plans: Any, workers: int, straight: Any, parity_root: Path, tmp_path: Path) -> None:
+def test_stopped_at_awkward_moments(
+    plans: Any, workers: int, task: str, straight: Any, root_of: Any, tmp_path: Path
+) -> None:
     """Twice in an epoch, at its boundary, twice in one validation, after the last step, in the final test."""
-    stopped = run(tmp_path, parity_root, "classification", *plans, data={"workers": workers})
-    assert harness.final_hash(stopped) == harness.final_hash(straight("classification"))
+    stopped = run(tmp_path, root_of[task], task, *plans, data={"workers": workers})
+    assert harness.final_hash(stopped) == harness.final_hash(straight(task))
 
 
-@pytest.mark.guarantee("A resume of a finished run changes nothing", condition="three toy tasks")
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.guarantee("A resume of a finished run changes nothing", condition="three toy tasks, photos")
+@pytest.mark.parametrize("task", DATA)
 def test_a_finished_run_is_left_as_it_is(task: str, straight: Any) -> None:
     def files() -> dict[Path, bytes]:
         return {file: file.read_bytes() for file in straight(task).rglob("*") if file.is_file() and file.name != "lock"}
@@ -149,7 +173,10 @@ TENSORBOARD = {"tensorboard": {"_target_": "calotype.tracking.tensorboard.Tensor
 CONSOLE = {"console": {"_target_": "calotype.tracking.console.Console"}}
 
 
-@pytest.mark.guarantee("Validation, trackers, log points and checkpoints change no step", condition="CPU")
+@pytest.mark.guarantee(
+    "Validation, trackers, log points and checkpoints change no step", condition="CPU; classification, photos"
+)
+@pytest.mark.parametrize("task", IMAGES)
 @pytest.mark.parametrize(
     "sections",
     [
@@ -165,15 +192,17 @@ CONSOLE = {"console": {"_target_": "calotype.tracking.console.Console"}}
     ],
     ids=str,
 )
-def test_watching_changes_no_bit(sections: dict[str, Any], straight: Any, parity_root: Path, tmp_path: Path) -> None:
+def test_watching_changes_no_bit(
+    sections: dict[str, Any], task: str, straight: Any, root_of: Any, tmp_path: Path
+) -> None:
     """Validation, trackers, log points and checkpoints leave every step and every weight as they were."""
     watched = tmp_path / "runs"
-    config = write(toy("classification", parity_root, watched, **sections), tmp_path / "config.yaml")
+    config = write(tree_of(task, root_of[task], watched, **sections), tmp_path / "config.yaml")
     outcome = harness.call(harness.train_aloud, config)
     assert outcome.code == 0, outcome.error
     found = harness.only_run(watched)
-    assert harness.lines(found) == harness.lines(straight("classification"))
-    assert weights(found) == weights(straight("classification"))
+    assert harness.lines(found) == harness.lines(straight(task))
+    assert weights(found) == weights(straight(task))
 
 
 def losses(run: Path) -> list[float]:

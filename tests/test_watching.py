@@ -5,6 +5,7 @@ Facts 35, 38 and 39 of what the reference systems promise.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,16 @@ def test_validation_comes_at_its_interval_and_once_at_the_end(parity_root: Path,
     assert evaluations(every, "val") == [0, 5, 10, 15]
 
 
+def test_scalars_come_at_their_interval(parity_root: Path, tmp_path: Path) -> None:
+    """Fact 35: learning rate and loss every so many steps, also across epochs; at their ends and the run's besides."""
+    sections = {"trainer": {"log_every_n_steps": 4}, "checkpoint": {"every": "1ep"}, "tracking": TENSORBOARD}
+    events = EventAccumulator(str(run(tmp_path, parity_root, **sections) / "tensorboard"))
+    events.Reload()
+    for name in ("train/loss", "train/norm", "lr/0", "lr/1"):
+        assert [scalar.step for scalar in events.Scalars(name)] == [4, 5, 8, 10, 12, 15], name
+    assert [scalar.step for scalar in events.Scalars("val/loss")] == [5, 10, 15]
+
+
 @pytest.mark.parametrize(
     "plans",
     [("in_val@2:SIGTERM",), ("in_val@2",), ("after_step@1",), ("in_val@2:SIGTERM", "after_step@1")],
@@ -156,15 +167,30 @@ def clock(found: Path) -> list[dict[str, Any]]:
 
 
 def test_images_a_second_are_of_training_alone(parity_root: Path, tmp_path: Path) -> None:
-    """Fact 39: an evaluation that takes seconds changes no throughput, and the last line of each epoch has one."""
-    slow = {"_target_": "tests.test_watching.Slow"}
-    found = run(tmp_path, parity_root, data={"eval_transforms": [slow]})
+    """Fact 39: an evaluation that takes seconds changes no throughput, which is printed with each epoch. Of several
+    processes there are none yet.
+    """
+    slow, console = {"_target_": "tests.test_watching.Slow"}, {"_target_": "calotype.tracking.console.Console"}
+    sections = {"data": {"eval_transforms": [slow]}, "tracking": {"console": console | {"interval": 1e9}}}
+    outcome = harness.call(said, configured(tmp_path, parity_root, **sections), str(tmp_path / "said"))
+    assert outcome.code == 0, outcome.error
+    found = harness.only_run(tmp_path / "runs")
+    printed = [line for line in (tmp_path / "said").read_text().splitlines() if "time/images_per_s" in line]
+    assert [line.split()[:2] for line in printed[-3:]] == [["epoch", f"{number}/3"] for number in (1, 2, 3)]
     lines = clock(found)
+    rates = [f"time/images_per_s {line['time/images_per_s']:.4g}" for line in lines if line["step"] % 5 == 0]
+    assert all(rate in line for rate, line in zip(rates, printed[-3:], strict=True))
     assert [line["step"] for line in lines if line["step"] % 5 == 0] == [5, 10, 15]
     assert all(line["seconds"] < 2 and line["time/images_per_s"] > 16 / 2 for line in lines)
     assert all(0 <= line["time/data_wait"] <= 1 and 0.01 < line["time/memory_gib"] < 100 for line in lines)
     seconds = [line["time"] for line in lines]
     assert seconds[-1] - seconds[0] > 3, "two validations of 13 samples lie between"
+
+
+def said(config: str, path: str) -> None:
+    """Train with the config's trackers, stderr into a file. For `call`."""
+    with Path(path).open("w") as stream, contextlib.redirect_stderr(stream):
+        harness.train_aloud(config)
 
 
 class Slow:
@@ -177,11 +203,28 @@ class Slow:
         return sample
 
 
+PLAIN = {"module": {"_target_": "tests.toys.plain.Plain"}, "data": {"batch_transforms": []}}
+"""Without batch norm, dropout and mixing a loss is the same by any number of shards."""
+
+
+@pytest.fixture(scope="module")
+def whole(parity_root: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The loss of the first step, computed in one piece and 32 bits."""
+    sections = PLAIN | {"trainer": {"shards": 1, "max_steps": 1}}
+    return float.fromhex(harness.lines(run(tmp_path_factory.mktemp("whole"), parity_root, **sections))[0]["loss"])
+
+
+@pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("precision", [32, "bf16-mixed", "16-mixed"])
 def test_mixed_precision_runs_and_the_loss_is_that_of_the_batch(
-    precision: Any, straight: Path, parity_root: Path, tmp_path: Path
+    precision: Any, shards: int, whole: float, parity_root: Path, tmp_path: Path
 ) -> None:
-    """Fact 38: on a CPU too, and a loss is not divided by the shards that it is added from."""
-    found = run(tmp_path, parity_root, trainer={"precision": precision})
-    ours, theirs = (float.fromhex(harness.lines(one)[0]["loss"]) for one in (found, straight))
-    assert ours == pytest.approx(theirs, rel=0.02)
+    """Fact 38: on a CPU too, and the loss that is logged is not divided by the shards that it is added from."""
+    trainer = {"precision": precision, "shards": shards, "log_every_n_steps": 1}
+    found = run(tmp_path, parity_root, **PLAIN | {"trainer": trainer, "tracking": TENSORBOARD})
+    lines = harness.lines(found)
+    assert len(lines) == 15 and harness.status(found)["state"] == "done"
+    journalled = float.fromhex(lines[0]["loss"])
+    logged = EventAccumulator(str(found / "tensorboard")).Reload().Scalars("train/loss")[0]
+    assert logged.step == 1 and logged.value == pytest.approx(journalled, rel=1e-6)
+    assert journalled == pytest.approx(whole, rel=0.02 if precision != 32 else 1e-6)

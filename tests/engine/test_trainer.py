@@ -135,7 +135,7 @@ class Boxless(ToyClassification):
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("precision", [32, "16-mixed", "bf16-mixed"])
 def test_a_batch_without_boxes_does_no_optimizer_step(fused: bool, precision: Any, tmp_path: Path) -> None:
-    """Fact 23: neither decay nor momentum moves a weight by it, nothing fails under a scaler, and the next one steps."""
+    """Fact 23: neither decay nor momentum moves a weight by it, also under a scaler, and the next one steps."""
     torch.manual_seed(0)
     task = Boxless()
     found = trainer(tmp_path, task, fused=fused, precision=precision, timetable=plan(4, log_every=1))

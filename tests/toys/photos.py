@@ -10,9 +10,10 @@ from tests.toys.broken import BROKEN, encoded, photo
 KINDS = (("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("BMP", ".BMP"), ("TIFF", ".tif"), ("JPEG", ".JPEG"))
 
 
-def draw(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("ant", "bee", "cat")) -> Path:
-    """Write so many photos of each class into `root`/<split>/<class>; a split "" is the root itself."""
-    number = 0
+def draw(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("ant", "bee", "cat"), number: int = 0) -> Path:
+    """Write so many photos of each class into `root`/<split>/<class>, from photo `number` on; a split "" is the root
+    itself.
+    """
     for split, count in splits.items():
         for label in classes:
             folder = root / split / label
