@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ def open_dataset(args: argparse.Namespace) -> Opened:
     """The data set that the arguments name. Raises UsageError for two folders, ConfigError as `train` does."""
     if args.workers is not None and args.workers < 0:
         raise UsageError(f"--workers {args.workers}: at least 0")
-    folders = [item for item in args.what if "=" not in item and Path(item).expanduser().is_dir()]
+    folders = [item for item in args.what if _is_folder(item)]
     overrides = [item for item in args.what if item not in folders]
     if len(folders) > 1:
         raise UsageError(f"{folders[0]} and {folders[1]} are two data sets; name one")
@@ -64,6 +65,12 @@ def open_dataset(args: argparse.Namespace) -> Opened:
     check_schema(config)
     _, node = split_settings(config.tree["data"], DataSettings, "data")
     return _open(Opened(node))
+
+
+def _is_folder(word: str) -> bool:
+    """Whether a word is a folder and not an override: a name of ours with a `=` is meant as `./name=x`."""
+    key = word.partition("=")[0] if "=" in word else "/"
+    return "/" in key and Path(os.path.expanduser(word)).is_dir()  # noqa: PTH111 - `~key` is nobody's home
 
 
 def _open(opened: Opened) -> Opened:
