@@ -1,6 +1,7 @@
 """The command line: dispatch, exit codes, one-line errors, the config verb, and how fast it answers."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import calotype
 from calotype.cli import VERBS, main
 from calotype.commands._arguments import add_config_arguments, config_from
+from calotype.commands._text import count
 from calotype.errors import DataError, DiffersError, Interrupted
 
 
@@ -266,3 +268,37 @@ def test_an_error_is_told_and_coded_though_nobody_reads_the_results(results_then
         process.stdin.close()
         error = process.stderr.read()
     assert (process.returncode, error) == (5, "calotype: too low\n")
+
+
+def test_names_that_are_no_text_or_move_a_cursor_are_written_out(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In results as in errors; each line of an error that has several stays one."""
+    fake_verb(monkeypatch, DataError("two\nlines of \x1b[31mred\udcff.jpg\r"))
+    assert main(["status"]) == 3
+    assert capsys.readouterr().err == "calotype: two\nlines of \\x1b[31mred\\udcff.jpg\\r\n"
+    for name in (b"a\xff.jpg", b"b\n.jpg", b"c\x1b[2J.jpg"):
+        for label in ("ant", "bee"):
+            path = elsewhere / label / os.fsdecode(name)
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    code = (
+        "import sys; sys.stdout.reconfigure(encoding='utf-8', errors='strict');"
+        "from calotype.cli import main; sys.exit(main(['data', 'check', '.', '--workers', '0']))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 3, found.stderr
+    told = [line.strip() for line in found.stdout.splitlines() if line.endswith("the file is empty")]
+    assert (
+        told
+        == [
+            f"{label}/{name}: the file is empty"
+            for label in ("ant", "bee")
+            for name in (r"a\udcff.jpg", r"b\n.jpg", r"c\x1b[2J.jpg")
+        ][:5]
+    )
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 notes"), (1, "1 note"), (2, "2 notes")])
+def test_one_of_a_thing_is_no_plural(number: int, text: str) -> None:
+    assert count(number, "note") == text

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from calotype import __version__
+from calotype.commands._text import printable
 from calotype.errors import CalotypeError, UsageError
 
 VERBS = {
@@ -45,13 +46,15 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             _flush()  # results before the message about them
     except CalotypeError as error:
-        print(f"calotype: {error}", file=sys.stderr)  # noqa: T201
+        print("calotype: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)  # noqa: T201
         if os.environ.get("CALOTYPE_TRACEBACK") == "1":
             raise
         return error.exit_code
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("CALOTYPE_TRACEBACK") == "1":
             raise
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
         advice = "please report it, with the traceback that CALOTYPE_TRACEBACK=1 shows"
         print(f"calotype: internal error: {text}; {advice}", file=sys.stderr)  # noqa: T201
         return 1

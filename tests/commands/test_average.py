@@ -128,6 +128,21 @@ def test_checkpoints_of_several_runs(classifier_copy: Path, tmp_path: Path) -> N
         average(classifier_copy, "best", next((wider / "checkpoints").glob("step-*")))
 
 
+def test_a_run_of_other_classes_has_nothing_to_average_with(classifier_copy: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(classifier_copy, tmp_path / "other" / "digits" / "20260101-1"))
+    record = json.loads((other / "record.json").read_text())
+    (other / "record.json").write_text(json.dumps(record | {"classes": [*"jihgfedcba"]}))
+    checkpoint = other / "checkpoints" / names(other)[0]
+    with pytest.raises(
+        CheckpointError,
+        match=r"is of a run with the classes j, i, h, g, f, \.\.\., digits/.* has 0, 1, 2, 3, 4, \.\.\.",
+    ):
+        average(classifier_copy, "last", checkpoint)
+    assert not list((classifier_copy / "checkpoints").glob("average*"))
+    alone = Path(shutil.copytree(checkpoint, tmp_path / "alone" / checkpoint.name))
+    assert len(average(classifier_copy, "last", alone).sources) == 2, "what it is of can't be asked there"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -83,6 +83,21 @@ def test_one_image_at_a_time_and_an_older_opset(
         logits(path, torch.rand(2, 1, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--samples", "-3"], "--samples -3: at least 0"),
+        (["--opset", "3"], "--opset 3: this network can be exported with opset 1"),
+    ],
+)
+def test_what_can_t_be_had_is_no_silent_something_else(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert cli.main(["export", str(classifier), "--output", str(tmp_path / "model.onnx"), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line and not (tmp_path / "model.onnx").exists()
+
+
 def test_a_network_of_a_library(tmp_path: Path) -> None:
     run = classifiers.train(
         tmp_path, "trainer.max_steps=1", "~module.network.widths", "model=resnet18", "module.network.in_chans=1"

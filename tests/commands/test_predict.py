@@ -162,6 +162,7 @@ def test_names_keep_their_bytes(classifier: Path, tmp_path: Path) -> None:
         (["absent.png"], "absent.png: no image there"),
         (["{file}", "--topk", "0"], "--topk 0: at least 1"),
         (["{file}", "--batch-size", "0"], "--batch-size 0: at least 1"),
+        (["{file}", "--output", "."], "--output . is a folder; name a file"),
         (["{file}", "--format", "xml"], "invalid choice: 'xml'"),
         (["{file}", "--output", "no/such/folder/x.csv"], "can't be written: No such file or directory"),
         (["{file}", "--override", "data.worker=1"], "did you mean data.workers"),

@@ -121,6 +121,12 @@ def test_broken_images_are_errors_with_a_reason(kind: str) -> None:
     assert problem(content) is not None
 
 
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF"])
+def test_a_file_cut_in_its_header_is_no_stranger(kind: str) -> None:
+    with pytest.raises(DataError, match="damaged image: "):
+        decode(encoded(photo(), kind)[:12])
+
+
 def test_bytes_too_many_before_a_marker_lose_no_pixel() -> None:
     plain = encoded(photo(), "JPEG")
     assert torch.equal(decode(plain[:-2] + b"\0" * 5 + plain[-2:]), decode(plain))

@@ -74,6 +74,7 @@ def test_names_numbers_and_given_classes(photos: Path, tmp_path: Path) -> None:
     assert labels(("dog", "cat", "dog"), class_names=["dog", "cat", "cow"]) == (("dog", "cat", "cow"), [0, 1, 0])
     assert labels(("1", "2", "1"), class_names=["dog", "cat", "cow"]) == (("dog", "cat", "cow"), [1, 2, 1])
     assert labels(("99999999999999", "7", "7")) == (("7", "99999999999999"), [1, 0, 0])
+    assert labels(("007", "02", "7")) == (tuple(map(str, range(8))), [7, 2, 7])
     assert labels(('"a,b"', "c", "c")) == (("a,b", "c"), [0, 1, 1])
 
 
@@ -163,6 +164,7 @@ def test_absolute_paths_below_the_root_count_from_it(photos: Path, tmp_path: Pat
         (["path,label", "x,y"], {"columns": {"split": "fold"}}, "has no column 'fold'"),
         (["path,label"], {}, "lists no image"),
         ([""], {}, "has no columns"),
+        (["path,label,label", "x,y,z"], {}, "has 'label' twice; rename one of them"),
         (["path,label", "ant/000.jpg,emu"], {"class_names": ["ant"]}, "line 2: 'emu' is none of the class_names"),
         (["path,label", '"ant/000.jpg'], {}, "no table of comma-separated values"),
     ],
@@ -172,6 +174,13 @@ def test_tables_that_mean_nothing_are_named(
 ) -> None:
     with pytest.raises(DataError, match=message):
         ImageTable(photos, write(tmp_path, *lines), **options)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_table_as_a_spreadsheet_saves_unicode_is_told_as_that(encoding: str, photos: Path, tmp_path: Path) -> None:
+    mark = "\ufeff" * (encoding == "utf-16-le")
+    with pytest.raises(DataError, match=r"table\.csv is UTF-16; save it as UTF-8"):
+        ImageTable(photos, write(tmp_path, mark + "path,label", "ant/000.jpg,ant", encoding=encoding))
 
 
 def test_arguments_that_mean_nothing_are_named(photos: Path, tmp_path: Path) -> None:

@@ -393,7 +393,6 @@ def test_keep_best_none(store: Checkpoints) -> None:
 
 def test_a_name_leads_nowhere_else(store: Checkpoints, tmp_path: Path) -> None:
     shutil.copytree(saved(store, 1), tmp_path / "outside")
-    with pytest.raises(CheckpointError, match="manifest"):
-        store.named("../../outside")
-    with pytest.raises(CheckpointError, match="step-7"):
-        store.named("step-7")
+    for name in ("../../outside", "step-7", ""):
+        with pytest.raises(CheckpointError, match=f"has no {name} checkpoint; it has step-00000001"):
+            store.named(name)

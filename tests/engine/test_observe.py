@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -103,6 +104,13 @@ def test_the_bad_step_is_the_last_in_the_journal_and_named_with_its_samples() ->
     ):
         found.flush(guard((1.0, 1.0), (math.nan, 1.0)))
     assert [line["step"] for line in journal.lines] == [0, 1]
+
+
+def test_of_many_samples_the_first_are_named_and_the_rest_counted() -> None:
+    found, _, _, _ = observer()
+    found.step(dataclasses.replace(pending(0, loss=math.nan), ids=[np.arange(15), np.arange(15, 40)]), 0.0)
+    with pytest.raises(NonFiniteError, match=r"Samples: 0, 1, .* 14, 15 and 24 more\. .*`calotype replay` says where"):
+        found.flush(guard((math.nan, 1.0)))
 
 
 def test_a_norm_that_overflowed_is_named_too() -> None:

@@ -47,12 +47,12 @@ def test_header_comes_first_and_the_end_is_told(run: FakeRun, capsys: pytest.Cap
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"digits  {run.folder}"
     assert lines[1:3] == ["  device     cpu", "  precision  32"]
-    assert lines[3] == f"digits failed after 0 steps, 0:00:00  {run.folder}"
+    assert lines[3] == f"digits failed, 0:00:00  {run.folder}"
 
 
-@pytest.mark.parametrize("status", ["failed", "interrupted"])
+@pytest.mark.parametrize(("status", "after"), [("failed", ""), ("interrupted", " after 1 step")])
 def test_a_run_that_did_not_come_to_its_end_is_told_once(
-    run: FakeRun, capsys: pytest.CaptureFixture[str], status: str
+    run: FakeRun, capsys: pytest.CaptureFixture[str], status: str, after: str
 ) -> None:
     tracker = Console()
     tracker.start(run)
@@ -61,7 +61,7 @@ def test_a_run_that_did_not_come_to_its_end_is_told_once(
     tracker.close(status)
     text = capsys.readouterr().err
     assert text.count(status) == 1
-    assert text.endswith(f"digits {status} after 1 step, 0:00:00  {run.folder}\n")
+    assert text.endswith(f"digits {status}{after}, 0:00:00  {run.folder}\n")
 
 
 def test_the_end_of_a_run_that_is_done_is_left_to_its_summary(run: FakeRun) -> None:

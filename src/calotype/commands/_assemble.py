@@ -17,6 +17,7 @@ import torch
 from calotype.commands._limits import prepare
 from calotype.commands._skipped import Skipped, leave_out, told
 from calotype.commands._start import Start
+from calotype.commands._text import count
 from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.engine.averaging import EMA
@@ -332,7 +333,7 @@ def _options(settings: Settings, frozen: Frozen, plan: Plan, device: torch.devic
 def header(assembly: Assembly) -> dict[str, str]:
     """What a run says of itself at its start."""
     options, frozen = assembly.options, assembly.frozen
-    threads, shards = _counted(frozen.threads, "thread"), _counted(frozen.shards, "shard")
+    threads, shards = count(frozen.threads, "thread"), count(frozen.shards, "shard")
     lines = {
         "exactness": f"exact: false ({'; '.join(assembly.inexact)})" if assembly.inexact else "bit-exact",
         "device": f"{options.device}, precision {options.precision}, {threads}",
@@ -346,10 +347,6 @@ def header(assembly: Assembly) -> dict[str, str]:
     if assembly.loaded is not None:
         lines["weights"] = _weights(assembly.loaded)
     return lines
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _weights(found: Loaded) -> str:

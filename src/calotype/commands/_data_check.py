@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from calotype.commands._dataset import add_dataset_arguments, open_dataset
+from calotype.commands._text import count, printable
 from calotype.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -97,14 +98,14 @@ def _lines(
     examples: int,
 ) -> Iterator[str]:
     sizes = ", ".join(f"{part.split} {len(part.source)}" for part in parts)
-    yield f"{opened.told()}: {sizes or 'no split'}, {len(opened.classes)} classes"
+    yield f"{printable(opened.told())}: {sizes or 'no split'}, {len(opened.classes)} classes"
     for heading, kinds in (("problems", problems), ("notes", notes)):
         if kinds:
             yield heading
         for kind, items in kinds.items():
             yield from _kind(kind, items, examples)
     counts = [sum(map(len, kinds.values())) for kinds in (problems, notes)]
-    yield f"{counts[0]} problems, {counts[1]} notes" if any(counts) else "nothing found"
+    yield f"{count(counts[0], 'problem')}, {count(counts[1], 'note')}" if any(counts) else "nothing found"
 
 
 def _kind(kind: str, items: list[Finding], examples: int) -> Iterator[str]:
@@ -112,6 +113,9 @@ def _kind(kind: str, items: list[Finding], examples: int) -> Iterator[str]:
 
     title = (PROBLEMS | NOTES).get(kind)
     yield f"  {kind} {len(items)}{f' ({title})' if title else ''}"
-    yield from (f"    {item['text']}" for item in items[: max(0, examples)])
+    for item in items[: max(0, examples)]:
+        # of a sample the line breaks are its name's, any other text has its own
+        parts = [item["text"]] if "name" in item else item["text"].split("\n")
+        yield from (f"    {printable(part)}" for part in parts)
     if len(items) > examples:
         yield f"    and {len(items) - examples} more"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.commands._dataset import add_dataset_arguments, open_dataset
+from calotype.commands._text import printable
 from calotype.errors import DataError, RunFolderError, UsageError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _counts(opened: Opened, split: str, rows: npt.NDArray[Any], limit: int | Non
 
 
 def _lines(told: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{told['data']}: {', '.join(f'{name} {count}' for name, count in told['splits'].items())}"
+    yield f"{printable(told['data'])}: {', '.join(f'{name} {count}' for name, count in told['splits'].items())}"
     total = told["splits"][told["split"]]
     part = "" if told["measured"] == total else f" (of {total})"
     yield f"measured: {told['measured']} images of {told['split']}{part}"
@@ -151,11 +152,11 @@ def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     ordered = sorted(first, key=lambda name: -first[name])
     names = list(first) if len(first) <= SHOWN else [*ordered[:5], *ordered[-5:]]
     more = f" (the largest and the smallest of {len(first)})" if len(names) < len(first) else ""
-    wide = max(len(name) for name in names)
+    wide = max(len(printable(name)) for name in names)
     yield f"classes{more}\n  {'':{wide}}{''.join(f'{split:>16}' for split in classes)}"
     for name in names:
         cells = (f"{counts[name]:8}{counts[name] / max(1, sum(counts.values())):8.1%}" for counts in classes.values())
-        yield f"  {name:{wide}}{''.join(cells)}"
+        yield f"  {printable(name):{wide}}{''.join(cells)}"
 
 
 def _write_sheet(path: Path, opened: Opened, split: str, seen: Mapping[str, npt.NDArray[Any]], per_class: int) -> None:

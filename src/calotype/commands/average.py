@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.commands.status import add_run, runs_folder
-from calotype.errors import UsageError
+from calotype.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands.evaluate import Loaded
     from calotype.engine.checkpoint import Checkpoint, Checkpoints
+    from calotype.record.folder import RunFolder
 
 HELP = "Average the weights of several checkpoints (SWA) into one, and measure it beside the best on the val split."
 
@@ -96,7 +97,7 @@ def average(
     """Average checkpoints of a run: the named ones, the `last` so many, the `best` so many, or all that it has.
 
     A checkpoint is a name in the run or a checkpoint folder of any run. Raises UsageError for fewer than two,
-    CheckpointError for those of another network, RunFolderError while the run is in use.
+    CheckpointError for those of another network or of other classes, RunFolderError while the run is in use.
     """
     from calotype.commands.evaluate import load
 
@@ -116,6 +117,7 @@ def of_loaded(
     there = Checkpoints(folder.checkpoints, maximise=options.maximise)
     with folder.locked():
         sources = _sources(there, named, last, best)
+        _check_classes(folder, sources)
         _take_mean(loaded, sources)
         estimated = _estimate(loaded, quiet=quiet)
         made = _write(loaded, there, sources, estimated=estimated)
@@ -152,6 +154,26 @@ def _sources(there: Checkpoints, named: Sequence[str], last: int | None, best: i
     if len(found) < 2:
         raise UsageError(f"an average needs two checkpoints or more, and this would be of {len(found)}")
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _check_classes(folder: RunFolder, sources: Sequence[Checkpoint]) -> None:
+    """Raises CheckpointError for a checkpoint of a run with other classes, whose logits mean something else."""
+    own = folder.record().get("classes")
+    for source in sources:
+        other = type(folder)(source.folder.resolve().parent.parent)
+        if not (other.path / "record.json").is_file():
+            continue
+        classes = other.record().get("classes")
+        if classes != own:
+            raise CheckpointError(
+                f"{source.folder} is of a run with the classes {_few(classes)}, {folder.name} has {_few(own)}; "
+                "their mean would mean nothing"
+            )
+
+
+def _few(classes: Sequence[str] | None) -> str:
+    names = classes or ()
+    return f"{', '.join(names[:5])}{', ...' * (len(names) > 5)}" or "none"
 
 
 def _take_mean(loaded: Loaded, sources: Sequence[Checkpoint]) -> None:

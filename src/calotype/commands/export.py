@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,14 +104,16 @@ def export(
     """Export a run's network to the file `output`, which is written only if it passes onnx.checker and agrees with the
     network. Source of the conversion: torch.onnx.
 
-    Raises DiffersError when it doesn't agree, UsageError where the packages are not installed, DataError without the
-    data, CalotypeError for a network that can't be converted.
+    Raises DiffersError when it doesn't agree, UsageError where the packages are not installed or the opset can't be
+    had, DataError without the data, CalotypeError for a network that can't be converted.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UsageError(f"export needs {', '.join(missing)}; install them with pip install 'calotype[onnx]'")
     from calotype.commands._model import load_model
 
     options = options or Onnx()
+    if options.samples < 0:
+        raise UsageError(f"--samples {options.samples}: at least 0")
     model = load_model(run, "trainer.compile=false", checkpoint=checkpoint, device="cpu", runs=runs, trust=trust)
     shard = _samples(model, options.samples)
     network = _network(model, shard)
@@ -192,7 +196,8 @@ def _convert(network: nn.Module, shard: Shard, model: Model, options: Onnx, path
     if options.dynamic_batch:
         example = torch.cat([example, example])  # an axis of one sample would be taken for a constant
     try:
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # what matters is compared afterwards
+        # what matters is compared afterwards
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"), _quiet():
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -214,7 +219,21 @@ def _convert(network: nn.Module, shard: Shard, model: Model, options: Onnx, path
     except Exception as error:
         reason = " ".join(str(error).split())[:400]
         raise CalotypeError(f"the network can't be exported to ONNX: {type(error).__name__}: {reason}") from error
-    return max(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = max(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if options.opset not in (None, opset):
+        raise UsageError(f"--opset {options.opset}: this network can be exported with opset {opset}, not with that one")
+    return opset
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the context the exporter keeps what it tries, and fails at, to itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _metadata(model: Model) -> dict[str, str]:

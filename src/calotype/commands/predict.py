@@ -79,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
         runs=runs_folder(args.runs, args.override),
         trust=args.trust,
     )
-    failed = 0
+    failed, batches = 0, _batches(model, files, args.batch_size)
     with _output(args.output) as stream, Progress(len(files), "images") as progress:
         writer = WRITERS[kind](stream, model.classes, min(args.topk, len(model.classes)))
-        for batch in _batches(model, files, args.batch_size):
+        for batch in batches:
             for row in batch:
                 writer.row(row)
                 failed += row.error is not None
@@ -123,9 +123,12 @@ def _files(inputs: Sequence[str]) -> list[str]:
 
 
 def _batches(model: Model, files: Sequence[str], batch_size: int | None) -> Iterator[list[Predicted]]:
-    """The predictions of each batch of files."""
+    """The predictions of each batch of files, made as they are asked for. Raises UsageError for a size that is none."""
     from calotype.config.build import build, locate
 
+    size = model.settings.data.eval_batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise UsageError(f"--batch-size {size}: at least 1")
     listed, image, data = locate("calotype.data.listed"), model.image, model.settings.data
 
     def check(shape: Sequence[int]) -> None:
@@ -137,11 +140,8 @@ def _batches(model: Model, files: Sequence[str], batch_size: int | None) -> Iter
 
     transforms = build(data.eval_transforms, "data.eval_transforms")
     reader = listed.FileReader(listed.Files(files, decoder(model)), transforms, check, seed=model.settings.seed)
-    size = data.eval_batch_size if batch_size is None else batch_size
-    if size < 1:
-        raise UsageError(f"--batch-size {size}: at least 1")
-    for batch in listed.batches(reader, data, 1 if None in image.shape else size):
-        yield _rows(model, files, batch)
+    found = listed.batches(reader, data, 1 if None in image.shape else size)
+    return (_rows(model, files, batch) for batch in found)
 
 
 def decoder(model: Model) -> Callable[[bytes], Any]:
@@ -224,6 +224,8 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
         return
+    if path.is_dir():
+        raise UsageError(f"--output {path} is a folder; name a file")
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="") as stream:

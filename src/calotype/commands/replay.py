@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calotype.commands._text import printable
 from calotype.commands.status import add_run, runs_folder
 from calotype.errors import CalotypeError, CheckpointError, DiffersError, UsageError
 
@@ -101,9 +102,8 @@ def told(found: Replayed) -> str:
     if seen.error:
         lines.append(f"raised {seen.error}")
     for shard, ids in enumerate(seen.samples):
-        names = [
-            f"{number} ({found.names[number]})" if number in found.names else str(number) for number in ids[:SHOWN]
-        ]
+        known = {number: f" ({printable(found.names[number])})" for number in ids[:SHOWN] if number in found.names}
+        names = [f"{number}{known.get(number, '')}" for number in ids[:SHOWN]]
         more = f" and {len(ids) - SHOWN} more (--json has all)" if len(ids) > SHOWN else ""
         lines.append(f"samples of shard {shard}: {', '.join(names)}{more}")
     lines += [f"differs: {text}" for text in found.differs] or ["as in the run"]
@@ -171,9 +171,11 @@ def _stopped_at(folder: RunFolder) -> int:
 
 
 def _checked(folder: RunFolder, step: int) -> int:
-    known = max(_last(folder)[0], int(folder.status().get("step") or 0))
-    if not 0 <= step <= known:
-        raise UsageError(f"--step {step}: {folder.name} has steps 0..{known}")
+    status = folder.status()
+    done = int(status.get("step") or 0)  # the next one, but of a run that came to its end
+    last = max(_last(folder)[0], done - (status.get("state") == "done"))
+    if not 0 <= step <= last:
+        raise UsageError(f"--step {step}: {folder.name} has steps 0..{last}")
     return step
 
 

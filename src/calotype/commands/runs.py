@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from calotype.commands._text import printable
 from calotype.errors import RunFolderError, UsageError
 from calotype.record.folder import RunFolder
 
@@ -146,18 +147,18 @@ def table(rows: Iterable[Row], now: float | None = None) -> str:
     """The rows as text; a column for each test metric that a run of them has."""
     rows, now = list(rows), datetime.datetime.now(datetime.UTC).timestamp() if now is None else now
     tests = sorted({name for row in rows for name in row.metrics if name.startswith("test/")})
-    lines = [["run", "experiment", "state", "steps", "best", *map(_printable, tests), "age"]]
+    lines = [["run", "experiment", "state", "steps", "best", *map(printable, tests), "age"]]
     lines += [[*_cells(row), *(_number(row.metrics.get(name)) for name in tests), _age(row, now)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
-    faults = (f"{row.run}: {_printable(row.message)}" for row in rows if row.state == DAMAGED and row.message)
+    faults = (printable(f"{row.run}: {row.message}") for row in rows if row.state == DAMAGED and row.message)
     return "".join(f"{line}\n" for line in [*text, *faults])
 
 
 def _cells(row: Row) -> list[str]:
     steps = f"{row.step}/{'?' if row.total is None else row.total}"
     best = "-" if row.best is None else f"{row.monitor} {_number(row.best)} at {row.best_step}"
-    return [_printable(text) for text in (row.run, row.experiment, row.state, steps, best)]
+    return [printable(text) for text in (row.run, row.experiment, row.state, steps, best)]
 
 
 def _number(value: float | None) -> str:
@@ -172,11 +173,6 @@ def _age(row: Row, now: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _printable(text: object) -> str:
-    """The text without what would move a terminal's cursor: names of folders are data."""
-    return "".join(character if character.isprintable() else "?" for character in str(text))
 
 
 def _as_json(row: Row) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from calotype.commands._text import printable
 from calotype.errors import UsageError
 from calotype.record.folder import RunFolder
 
@@ -49,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         steps = f"step {status.get('step', 0)} of {status.get('total') or '?'}"
         message = f": {status['message']}" if status.get("message") else ""
-        sys.stdout.write(f"{folder.name}  {status.get('state', 'unknown')}  {steps}{message}\n")
+        sys.stdout.write(printable(f"{folder.name}  {status.get('state', 'unknown')}  {steps}{message}") + "\n")
     return int(status.get("exit_code") or 0)

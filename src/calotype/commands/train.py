@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calotype.commands._arguments import add_config_arguments, config_from, paths
+from calotype.commands._text import count
 from calotype.config.compose import Config
 from calotype.errors import CheckpointError, RunFolderError, UsageError
 
@@ -94,7 +95,7 @@ def summary(result: Result) -> str:
     """The result for people: the last validation, the best one, the test and the weights it was made with."""
     test = {name: value for name, value in result.metrics.items() if name.startswith("test/")}
     last = {name: value for name, value in result.metrics.items() if name not in test}
-    lines = [f"{result.state} after {result.step} step{'s' * (result.step != 1)}"]
+    lines = [f"{result.state} after {count(result.step, 'step')}"]
     if last:
         lines.append(f"  last  step {result.step}  {_listed(last)}")
     if result.best:

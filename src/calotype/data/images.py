@@ -11,6 +11,7 @@ PNG goes through Pillow: torchvision's decoder, which is going away, ends the pr
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ Pillow still refuses 179 million in any format but JPEG.
 """
 
 FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG")
+_BEGINNING = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|II\*\0|MM\0\*", re.DOTALL)
 ORIENTATION = 0x0112
 LOSSES = ("remature end", "bad Huffman code", "bad arithmetic code", "instead of RST")
 """What libjpeg warns of, by its words, when pixels are missing or made up; its other warnings cost none."""
@@ -148,6 +150,8 @@ def _by_pillow(data: bytes, mode: Mode, background: Background, max_pixels: int)
     except DataError:
         raise
     except UnidentifiedImageError:
+        if _BEGINNING.match(data):
+            raise DataError("damaged image: nothing can be read after its first bytes") from None
         raise DataError(f"no JPEG, PNG, WebP, BMP, TIFF or GIF image: it begins with {data[:8]!r}") from None
     except Image.DecompressionBombError as error:
         told = f"more pixels than max_pixels={max_pixels}: " if max_pixels <= 2 * (Image.MAX_IMAGE_PIXELS or 0) else ""

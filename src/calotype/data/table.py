@@ -7,6 +7,7 @@ Labels are numbers, class names, or, with a `separator`, names of any number of 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -75,6 +76,8 @@ class ImageTable:
             content = file.read_bytes()
         except OSError as error:
             raise DataError(f"{file}: can't be read ({error.strerror}); set data.table or paths.data") from error
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{file} is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8)")
         rows = _Rows(file, top, self)
         rows.read(content.decode("utf-8-sig", "surrogateescape"))
         self.classes: Sequence[str] = rows.classes
@@ -146,6 +149,8 @@ class _Rows:
                 "say data.columns or data.delimiter"
             )
         header = _fields(head, delimiter)
+        if twice := next((name for name in names.values() if header.count(name) > 1), None):
+            raise DataError(f"{self.file}: the header {head[:80]!r} has {twice!r} twice; rename one of them")
         if "split" in self.table.columns and names["split"] not in header:
             raise DataError(f"{self.file}: the header {head[:80]!r} has no column {names['split']!r}")
         places = [header.index(names[name]) if names[name] in header else None for name in COLUMNS]
@@ -208,7 +213,9 @@ class _Rows:
             self.classes = tuple(sorted(labels))
         place = {name: number for number, name in enumerate(self.classes)}
         number = {str(number): number for number in range(len(self.classes))}
-        of = np.array([place.get(label, number.get(label, -1)) for label in labels], np.int64)
+        plain = (str(int(label)) if _is_number(label) else label for label in labels)  # 007 is class 7
+        found = (place.get(label, number.get(digits, -1)) for label, digits in zip(labels, plain, strict=True))
+        of = np.array([*found], np.int64)
         self.numbers = of[np.array(self.flat, np.int64)]
         for place_ in np.flatnonzero(self.numbers < 0).tolist():
             row = int(np.searchsorted(np.array(self.ends), place_, side="right")) - 1

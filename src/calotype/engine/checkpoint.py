@@ -278,11 +278,10 @@ class Checkpoints:
         CheckpointError.
         """
         pointer = self.folder / name
+        there = pointer.is_file() if name in {"last", "best", "average"} else (self.folder / Path(name).name).is_dir()
+        if not there or not name:
+            raise CheckpointError(f"{self.folder} has no {name} checkpoint; it has {', '.join(self.names()) or 'none'}")
         if name in {"last", "best", "average"}:
-            if not pointer.is_file():
-                raise CheckpointError(
-                    f"{self.folder} has no {name} checkpoint; it has {', '.join(self.names()) or 'none'}"
-                )
             name = pointer.read_text().strip()
         return open_checkpoint(self.folder / Path(name).name)
 

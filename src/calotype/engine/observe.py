@@ -26,6 +26,9 @@ from calotype.types import Shard, StepRecord, Tracker
 if TYPE_CHECKING:
     from calotype.types import IntArray
 
+SHOWN = 16
+"""Samples of a bad step that are named in the message."""
+
 
 class Log(Protocol):
     """A file of JSON lines. `mark` gives its length and digest so far, after syncing it."""
@@ -202,11 +205,11 @@ def _line(record: StepRecord) -> str:
 
 def _message(item: PendingStep, loss: float, norm: float) -> str:
     ids = [int(number) for shard in item.ids for number in shard]
-    shown = ", ".join(map(str, ids[:64])) + (", ..." if len(ids) > 64 else "")
+    shown = ", ".join(map(str, ids[:SHOWN])) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
     return (
         f"step {item.step} (epoch {item.epoch}) has loss {loss} and gradient norm {norm}; nothing was updated by it or "
         f"after it. Samples: {shown}. Lower the learning rate, set trainer.gradient_clip_val, or leave such steps out "
-        "with trainer.on_nonfinite=skip"
+        "with trainer.on_nonfinite=skip; `calotype replay` says where in it the numbers broke, and names the samples"
     )
 
 

@@ -172,7 +172,9 @@ class Console:
             view.close()
         if view is not None and status != "done":
             used = _clock(time.monotonic() - self._pace.started)
-            view.write(f"{self._run.name} {status} after {_steps(self._last)}, {used}  {self._run.folder}")
+            # a failure comes between two log points, and the error that follows says at which step
+            after = f" after {_steps(self._last)}" if status == "interrupted" else ""
+            view.write(f"{self._run.name} {status}{after}, {used}  {self._run.folder}")
 
 
 def _draws(stream: TextIO) -> bool:
