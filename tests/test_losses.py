@@ -21,6 +21,7 @@ def draw(*shape: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("gamma", "expected"), [(0, 0.929953), (1, 0.616600), (2, 0.436000)])
 def test_focal_loss_has_the_known_values(gamma: float, expected: float) -> None:
+    """Fact 17."""
     assert FocalLoss(gamma)(LOGITS, TARGETS).item() == pytest.approx(expected, abs=5e-7)
 
 

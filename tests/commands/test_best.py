@@ -10,6 +10,7 @@ from tests.runs import process_as_it_was  # noqa: F401
 
 
 def test_n_best_and_the_last_and_a_score_for_every_epoch(tmp_path: Path) -> None:
+    """Fact 27; the journal takes the place of metrics.json."""
     run = classifiers.train(tmp_path, "trainer.max_epochs=6", "checkpoint.keep_best=3", "checkpoint.keep_last=1")
     scores = {
         line["step"]: float.fromhex(line["metrics"]["accuracy"])

@@ -11,11 +11,14 @@ from calotype.config.check import check_schema, load_and_check
 from calotype.config.compose import compose
 from calotype.config.reader import read
 from calotype.config.search import PACKAGED, groups, options
+from calotype.errors import ConfigError
 from calotype.settings import CheckpointSettings, DataSettings, ModuleSettings, PathSettings, TrainerSettings
 
 SEARCH = [PACKAGED]
 OPTIONS = [(group, option) for group in groups(SEARCH) for option in options(group, SEARCH)]
 NAMES = [f"{group}={option}" for group, option in OPTIONS]
+ASKED = {"experiment=fine_tune": ["module.init_from=run"]}
+"""What an option needs to be told."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +36,25 @@ def defaults(cls: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("override", NAMES)
 def test_every_option_composes_and_passes_the_schema(override: str) -> None:
-    check_schema(compose([override]))
+    check_schema(compose([override, *ASKED.get(override, [])]))
 
 
 @pytest.mark.parametrize("override", [name for name in NAMES if name.split("=")[0] not in ("trainer", "checkpoint")])
 def test_every_options_targets_exist_and_take_their_arguments(override: str) -> None:
-    load_and_check([override])
+    load_and_check([override, *ASKED.get(override, [])])
 
 
 @pytest.mark.parametrize("experiment", options("experiment", SEARCH))
 @pytest.mark.parametrize("debug", options("debug", SEARCH))
 def test_every_experiment_can_be_debugged(experiment: str, debug: str) -> None:
-    check_schema(compose([f"experiment={experiment}", f"debug={debug}"]))
+    override = f"experiment={experiment}"
+    check_schema(compose([override, f"debug={debug}", *ASKED.get(override, [])]))
+
+
+def test_a_second_stage_without_a_first_is_refused() -> None:
+    """It would train from random weights at a rate that is meant for trained ones."""
+    with pytest.raises(ConfigError, match=r"module\.init_from: has no value yet; set it with module\.init_from="):
+        check_schema(compose(["experiment=fine_tune"]))
 
 
 def test_every_pair_of_optimizer_and_schedule_is_free_of_left_over_arguments() -> None:

@@ -179,6 +179,7 @@ print(*map(len, splits), *(hashlib.sha256(split.ids.tobytes()).hexdigest() for s
 def test_the_published_lengths_are_split_alike_in_every_process(
     tmp_path: Path, name: str, kind: Callable[..., object], train: int, lengths: list[int]
 ) -> None:
+    """Fact 9."""
     blank(kind, tmp_path, train, 10_000)  # type: ignore[arg-type]
     command = [sys.executable, "-c", LENGTHS, name, str(tmp_path)]
     first, second = (subprocess.run(command, capture_output=True, check=True, text=True).stdout for _ in range(2))

@@ -360,6 +360,7 @@ def test_n_best_and_the_last_are_kept(store: Checkpoints) -> None:
 
 
 def test_ties_go_to_the_later(store: Checkpoints) -> None:
+    """Fact 27."""
     scores = {1: 0.5, 2: 0.5}
     saved(store, 1, {1: 0.5})
     saved(store, 2, scores)

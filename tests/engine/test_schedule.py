@@ -208,6 +208,7 @@ def stops_at(scores: list[float], **settings: Any) -> int | None:
     ],
 )
 def test_early_stopping(scores: list[float], settings: dict[str, Any], call: int | None) -> None:
+    """Fact 30: patience p stops at bad call p + 1, and a plateau stops too."""
     assert stops_at(scores, **settings) == call
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from calotype.engine.setup import build_optimizer, check_batch_norm, check_network
 from calotype.errors import ConfigError
+from calotype.models.classification import cifar_resnet18
 
 ADAM = functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5)
 
@@ -43,6 +44,24 @@ def test_the_first_pattern_takes_a_parameter_and_the_rest_comes_last() -> None:
     ]
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.1, 0.0), (1.0, 0.5), (0.1, 0.5)]
     assert all("pattern" not in group for group in optimizer.param_groups)
+
+
+def test_decay_is_exactly_0_for_what_has_one_dimension_and_for_biases() -> None:
+    """Fact 22, on ResNet-18: 21 matrices and kernels decay, 41 vectors don't move by a bit. The reference's own figures
+    are those of its SSD.
+    """
+    module = nn.Sequential(cifar_resnet18())
+    sgd = functools.partial(torch.optim.SGD, lr=0.1, weight_decay=5e-4)
+    optimizer = build_optimizer(sgd, module, [{"pattern": "1d", "weight_decay": 0.0}])
+    sizes = [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
+    assert sizes == [(0.0, 41), (5e-4, 21)]
+    for parameter in module.parameters():
+        parameter.data.copy_(parameter + 1)
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    optimizer.step()
+    stayed = {name for name, parameter in module.named_parameters() if torch.equal(parameter, before[name])}
+    assert stayed == {name for name, p in module.named_parameters() if p.dim() == 1 or name.endswith("bias")}
 
 
 def test_frozen_parameters_are_left_out() -> None:

@@ -43,6 +43,7 @@ def test_the_mean_is_torch_s_and_integers_are_the_newest_s() -> None:
 
 
 def test_the_arithmetic_mean_is_rounded_once_whatever_the_order() -> None:
+    """Fact 29."""
     one, two, three = states()
     found = mean([one, two, three], NAMES)["0.0.weight"]
     exact = np.mean([state["0.0.weight"].double().numpy() for state in (one, two, three)], axis=0)

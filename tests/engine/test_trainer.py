@@ -304,14 +304,23 @@ def test_batch_norm_over_one_sample_is_refused() -> None:
     check_batch_norm(nn.Linear(2, 2), 1)
 
 
-@pytest.mark.parametrize("data", [{"batch_size": 4}, {"drop_last": False}], ids=str)
-def test_a_run_with_a_shard_of_one_sample_ends_before_its_first_step(
-    data: Any, parity_root: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("data", "code", "message"),
+    [
+        ({"batch_size": 4}, 2, "data.batch_size: the network has batch norm and a shard"),
+        ({"drop_last": False}, 2, "data.batch_size: the network has batch norm and a shard"),
+        ({"batch_size": 42}, 3, "41 samples, fewer than one batch of 42"),
+        ({"batch_size": 48, "drop_last": True, "sampling": "class_balanced"}, 3, "fewer than one batch of 48"),
+    ],
+    ids=str,
+)
+def test_a_shard_of_one_sample_and_a_split_of_less_than_a_batch_end_a_run_before_its_first_step(
+    data: Any, code: int, message: str, parity_root: Path, tmp_path: Path
 ) -> None:
+    """A tail batch of one leaves one sample a shard; and what drops its tail would drop everything."""
     config = write(toy("classification", parity_root, tmp_path / "runs", data=data), tmp_path / "config.yaml")
     outcome = harness.call(harness.train, config)
-    assert outcome.code == 2
-    assert "batch norm" in outcome.error
+    assert outcome.code == code and message in outcome.error
     assert not list(tmp_path.glob("runs/*/*"))
 
 

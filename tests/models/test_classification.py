@@ -55,6 +55,7 @@ SIZES = [(MNISTNet, (1, 28, 28), 431_080), (CIFAR10Net, (3, 32, 32), 62_006), (c
 def test_reference_networks_have_the_published_number_of_parameters(
     make: Callable[..., nn.Module], shape: tuple[int, ...], parameters: int
 ) -> None:
+    """Fact 13."""
     assert sum(parameter.numel() for parameter in make().parameters()) == parameters
     assert make(num_classes=7, in_channels=2)(torch.rand(3, 2, *shape[1:])).shape == (3, 7)
 

@@ -202,14 +202,14 @@ SABOTAGES = [
         "engine/state.py",
         "parts.ema.load_state_dict(model)",
         "pass",
-        STOPPED + "[after_step@5:SIGTERM-0]",
+        STOPPED + "[after_step@5:SIGTERM-0-classification]",
     ),
     Sabotage(
         "schedule not restored",
         "engine/state.py",
         'parts.scheduler.load_state_dict(state["scheduler"])',
         "pass",
-        STOPPED + "[after_step@5:SIGTERM-0]",
+        STOPPED + "[after_step@5:SIGTERM-0-classification]",
         long=True,
     ),
     Sabotage(
@@ -225,7 +225,7 @@ SABOTAGES = [
         "engine/state.py",
         'bool(state["part"])',
         "False",
-        STOPPED + "[in_val@2:SIGTERM+in_val@3:SIGTERM-0]",
+        STOPPED + "[in_val@2:SIGTERM+in_val@3:SIGTERM-0-classification]",
         long=True,
     ),
     Sabotage(
@@ -233,7 +233,7 @@ SABOTAGES = [
         LOOP,
         "self.checkpoints.settle(resume, self.state.scores)",
         "pass",
-        STOPPED + "[before_pointer@9-0]",
+        STOPPED + "[before_pointer@9-0-classification]",
         long=True,
     ),
     Sabotage(
@@ -241,7 +241,7 @@ SABOTAGES = [
         RECORD + "folder.py",
         "        _held.add(handle)\n",
         "",
-        STOPPED + "[after_step@5-2]",
+        STOPPED + "[after_step@5-2-classification]",
         long=True,
     ),
     Sabotage(
