@@ -84,6 +84,17 @@ def test_text_has_a_row_a_class(folder: Path, capsys: pytest.CaptureFixture[str]
     assert lines[8].split() == ["ant", "6", "33.3%", "2", "33.3%"]
 
 
+def test_of_several_labels_an_image_a_share_is_one_of_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(path.relative_to(folder) for path in (folder / "train").rglob("*") if path.is_file())[:4]
+    rows = [f"{file},{labels}" for file, labels in zip(files, ("a b", "a", "b a", "a"), strict=True)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows, ""]))
+    arguments = ["data=csv", f"paths.data={folder}", f"data.table={tmp_path / 'table.csv'}", "data.separator=' '"]
+    shares = [line.split() for line in text(capsys, *arguments).splitlines() if line.endswith("%")]
+    assert shares == [["a", "4", "100.0%"], ["b", "2", "50.0%"]]
+
+
 def test_of_many_classes_the_largest_and_smallest_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(40):
         draw(tmp_path, {"train": 1 + (number == 17)}, (f"c{number:02d}",))

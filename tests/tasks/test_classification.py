@@ -165,6 +165,32 @@ def test_a_label_that_is_no_class_is_named_with_its_sample(bad: int) -> None:
         Classification(network()).counts(batch)
 
 
+@pytest.mark.parametrize("kind", [Classification, MultiLabel])
+@pytest.mark.parametrize("outputs", [5, 7])
+def test_a_network_with_other_outputs_than_classes_is_named(kind: type, outputs: int) -> None:
+    """Whatever it is: its outputs are counted, not what it says of itself."""
+    made = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, outputs), nn.Identity())
+    task, batch = kind(made, num_classes=CLASSES), many([1, 2]) if kind is MultiLabel else shard([1, 2])
+    counts = task.counts(batch)
+    for task_ in (task.train(), task.eval()):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^module\.network: it gives {outputs} outputs and there are 6 classes; num_classes=null",
+        ):
+            task_(batch, counts)
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 1, 0, 0, 0, 0], [0.0] * 6, [1.5, -0.5, 0, 0, 0, 0], [0.5, 0.4, 0, 0, 0, 0]])
+def test_labels_of_several_classes_are_no_probabilities_of_one(wrong: list[float]) -> None:
+    """Cross-entropy would take them without a word."""
+    task, batch = Classification(network()), mixed([4, 7])
+    task.counts(batch)
+    label = batch["label"].clone()
+    label[1] = torch.tensor(wrong)
+    with pytest.raises(DataError, match=r"sample 7 has labels .* no probabilities of one class; .*task=multi_label"):
+        task.counts(replace(batch, fields={**batch.fields, "label": label}))
+
+
 def test_labels_of_other_integer_types_are_checked_too() -> None:
     batch = shard([10, 20, 30])
     task = Classification(network())

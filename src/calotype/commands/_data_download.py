@@ -64,7 +64,7 @@ def _data_set(args: argparse.Namespace, progress: Callable[[str, int, int], None
     check_schema(config)
     dataset: Any = locate(str(config.tree["data"]["_target_"]))
     if not hasattr(dataset, "download"):
-        raise UsageError(f"{args.name} has nothing to download: {dataset.__name__} reads files that you have")
+        raise UsageError(f"{args.name} has nothing to download: {dataset.__name__} reads what is there already")
     target = str(paths(config.tree).data if args.to is None else args.to)
     folder = dataset.download(Path(target).expanduser(), progress)
     told = {"name": args.name, "folder": str(folder), "paths.data": target}

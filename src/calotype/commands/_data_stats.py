@@ -131,7 +131,7 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
     most = size["commonest"]
     yield f"  commonest {most['width']}x{most['height']}, {most['share']:.1%} of the images"
     yield f"  channels {', '.join(f'{number} ({count} images)' for number, count in told['channels'].items())}"
-    yield from _class_lines(told["classes"])
+    yield from _class_lines(told["classes"], told["splits"])
     if told["normalize"] is None:
         yield "no mean and standard deviation: the images differ in their channels, or have more than 4"
         return
@@ -144,8 +144,8 @@ def pasted(levels: Mapping[str, list[float]]) -> str:
     return f"'module.normalize={{mean: [{mean}], std: [{std}]}}'"
 
 
-def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """A table, a row a class and two columns a split: images, and their share."""
+def _class_lines(classes: Mapping[str, Mapping[str, int]], splits: Mapping[str, int]) -> Iterator[str]:
+    """A table, a row a class and two columns a split: images, and their share of the split's."""
     if not classes:
         return
     first = next(iter(classes.values()))
@@ -155,7 +155,7 @@ def _class_lines(classes: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     wide = max(len(printable(name)) for name in names)
     yield f"classes{more}\n  {'':{wide}}{''.join(f'{split:>16}' for split in classes)}"
     for name in names:
-        cells = (f"{counts[name]:8}{counts[name] / max(1, sum(counts.values())):8.1%}" for counts in classes.values())
+        cells = (f"{counts[name]:8}{counts[name] / max(1, splits[split]):8.1%}" for split, counts in classes.items())
         yield f"  {printable(name):{wide}}{''.join(cells)}"
 
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from calotype.types import Metric, Shard
 
 
+MOST_OFF = 1e-3
+"""By which probabilities of one class may miss a sum of 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Affine:
     """(x - mean) / std as x * scale + shift: the scale of bytes, that of 0..1, and the shift; each (1, c, 1, 1)."""
@@ -129,6 +133,12 @@ class Classification(nn.Module):
 
     def _loss(self, logits: Tensor, shard: Shard, counts: Counts) -> Loss:
         label = shard["label"]
+        if logits.shape[1] != self.num_classes:
+            raise ConfigError(
+                f"it gives {logits.shape[1]} outputs and there are {self.num_classes} classes; num_classes=null takes "
+                "the data's number of them",
+                key="module.network",
+            )
         if self.training and self._whole_batch is not None and label.shape[0] == counts["images"]:
             return Loss(self._whole_batch(logits, label))
         losses = self.loss(logits, label)
@@ -142,6 +152,13 @@ class Classification(nn.Module):
 
     def _check(self, shard: Shard, label: Tensor) -> None:
         if label.dim() != 1:
+            wrong = ((label < 0).any(1) | ((label.sum(1) - 1).abs() > MOST_OFF)).nonzero()
+            if len(wrong):
+                raise DataError(
+                    f"sample {shard.ids[int(wrong[0])]} has labels {label[int(wrong[0])].tolist()}, which are no "
+                    "probabilities of one class; with any number of classes an image the task is MultiLabel "
+                    "(task=multi_label)"
+                )
             return
         # Python's min and max of a list take a fifth of the time of NumPy's or torch's for the labels of a batch
         numbers = label.tolist()
