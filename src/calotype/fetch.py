@@ -147,7 +147,8 @@ def _continue(part: IO[bytes], source: str, remote: Remote, progress: Progress) 
     with _opened(source, have) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = part.truncate(0)
-        length = int(response.headers.get("Content-Length") or 0)
+        told = response.headers.get("Content-Length") or ""
+        length = int(told) if told.isdecimal() else 0
         total = remote.size or (have + length if length else 0)
         while chunk := _read(response):
             part.write(chunk)

@@ -120,3 +120,10 @@ def test_where_runs_are(tmp_path: Path) -> None:
     assert runs_folder(None, ["++paths.runs=there"]) == runs_folder("./there", ["paths.runs=there"]) == Path("there")
     with pytest.raises(UsageError, match="two folders"):
         runs_folder("here", ["paths.runs=there"])
+
+
+def test_a_code_that_is_no_number_is_told_as_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "record.json").write_text("{}")
+    (tmp_path / "status.json").write_text('{"state": "done", "exit_code": "x"}')
+    assert cli.main(["status", str(tmp_path)]) == 1
+    assert "status.json is no status: its exit_code is 'x'" in capsys.readouterr().err

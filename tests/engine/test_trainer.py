@@ -310,7 +310,6 @@ def test_batch_norm_over_one_sample_is_refused() -> None:
         ({"batch_size": 4}, 2, "data.batch_size: the network has batch norm and a shard"),
         ({"drop_last": False}, 2, "data.batch_size: the network has batch norm and a shard"),
         ({"batch_size": 42}, 3, "41 samples, fewer than one batch of 42"),
-        ({"batch_size": 48, "drop_last": True, "sampling": "class_balanced"}, 3, "fewer than one batch of 48"),
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from calotype.commands._text import printable
-from calotype.errors import UsageError
+from calotype.errors import RunFolderError, UsageError
 from calotype.record.folder import RunFolder
 
 HELP = "Say how a run is doing, and exit with its code: 0 done or running, 75 to be resumed."
@@ -51,4 +51,7 @@ def run(args: argparse.Namespace) -> int:
         steps = f"step {status.get('step', 0)} of {status.get('total') or '?'}"
         message = f": {status['message']}" if status.get("message") else ""
         sys.stdout.write(printable(f"{folder.name}  {status.get('state', 'unknown')}  {steps}{message}") + "\n")
-    return int(status.get("exit_code") or 0)
+    code = status.get("exit_code") or 0
+    if not isinstance(code, int):
+        raise RunFolderError(f"{folder.path / 'status.json'} is no status: its exit_code is {code!r}")
+    return code

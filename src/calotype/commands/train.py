@@ -276,7 +276,7 @@ def _finished(folder: RunFolder, config: Config, *, quiet: bool) -> Result:
     from calotype.engine.checkpoint import name_of
 
     status, pointer = folder.status(), folder.checkpoints / "best"
-    kept = pointer.read_text().strip() if pointer.is_file() else None
+    kept = pointer.read_text(errors="replace").strip() if pointer.is_file() else None
     metrics = {name: float(value) for name, value in status["results"].items()}
     score, best, tested = status.get("best"), None, None
     if score and kept == name_of(score["step"]):

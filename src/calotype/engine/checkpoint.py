@@ -282,7 +282,7 @@ class Checkpoints:
         if not there or not name:
             raise CheckpointError(f"{self.folder} has no {name} checkpoint; it has {', '.join(self.names()) or 'none'}")
         if name in {"last", "best", "average"}:
-            name = pointer.read_text().strip()
+            name = pointer.read_text(errors="replace").strip()
         return open_checkpoint(self.folder / Path(name).name)
 
 

@@ -152,10 +152,10 @@ class Classification(nn.Module):
 
     def _check(self, shard: Shard, label: Tensor) -> None:
         if label.dim() != 1:
-            wrong = ((label < 0).any(1) | ((label.sum(1) - 1).abs() > MOST_OFF)).nonzero()
-            if len(wrong):
+            odd = ((label < 0).any(1) | ((label.sum(1) - 1).abs() > MOST_OFF)).nonzero()
+            if len(odd):
                 raise DataError(
-                    f"sample {shard.ids[int(wrong[0])]} has labels {label[int(wrong[0])].tolist()}, which are no "
+                    f"sample {shard.ids[int(odd[0])]} has labels {label[int(odd[0])].tolist()}, which are no "
                     "probabilities of one class; with any number of classes an image the task is MultiLabel "
                     "(task=multi_label)"
                 )
