@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from calotype.digest import digest64
+from calotype.engine import precision
 from calotype.engine.device import memory_used
 from calotype.engine.precision import Guard
 from calotype.engine.profile import Profiler
@@ -184,7 +185,7 @@ def ids_digest(shards: Sequence[IntArray]) -> str:
 
 def _read(values: Sequence[Tensor]) -> list[float]:
     """The values of scalars, by one wait for the device they are on."""
-    if values[0].device.type == "cpu":
+    if precision.on_host(values[0]):
         return [value.item() for value in values]
     return list(torch.stack(list(values)).double().tolist())
 
