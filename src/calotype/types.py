@@ -95,7 +95,7 @@ class Term:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Loss:
     """A shard's share of the batch loss, already divided by the batch's counts, so that shards' values just add."""
 
@@ -103,7 +103,7 @@ class Loss:
     terms: Mapping[str, Term] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepRecord:
     """What the journal keeps of a step: functions of the record alone. `digest` is of the inputs, hex."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
-from pathlib import Path
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -58,5 +58,11 @@ def memory_used(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(os.pread(_statm(os.getpid()), 256, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+@lru_cache(maxsize=1)
+def _statm(_process: int) -> int:
+    """The system's file of the process's own memory, which stays open: finding it anew takes 100 us of a log point."""
+    return os.open("/proc/self/statm", os.O_RDONLY)

@@ -88,7 +88,6 @@ class Window:
 
     start: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
-    images: int = 0
 
 
 class Observer:
@@ -114,7 +113,6 @@ class Observer:
         """Take a step that was just computed; `waited` seconds of it were spent waiting for data."""
         self._pending.append(pending)
         self.window.waited += waited
-        self.window.images += sum(map(len, pending.ids))
         self.profiler.step()
 
     def flush(self, guard: Guard) -> None:
@@ -146,7 +144,8 @@ class Observer:
         scalars |= _term_means(pending)
         scalars |= {f"lr/{group}": lr for group, lr in enumerate(last.lr)}
         scalars |= {f"momentum/{group}": value for group, value in enumerate(pending[-1].momentum)}
-        times = {"time/images_per_s": window.images / elapsed, "time/data_wait": window.waited / elapsed}
+        images = sum(sum(map(len, item.ids)) for item in pending)
+        times = {"time/images_per_s": images / elapsed, "time/data_wait": window.waited / elapsed}
         times["time/memory_gib"] = memory_used(pending[-1].loss.device) / 2**30
         self.window = Window(now)
         self.clock.write({"step": last.step + 1, "time": time.time(), "seconds": elapsed, **times})

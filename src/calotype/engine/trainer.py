@@ -169,14 +169,18 @@ class Trainer:
         loss = self.compute(shard, counts)
         torch.autograd.backward(self.precision.scaled(loss.value) if self.precision.scales else loss.value)
         fault("in_backward")
-        gradients: Leaf = [p.grad for p in self.parameters]
+        leaf: Leaf = [p.grad for p in self.parameters]
+        if self.buffers:
+            leaf += self.buffers.leaf(len(shard))
+        scalars = len(leaf)
+        leaf.append(loss.value.detach())
         for name, term in loss.terms.items():
             term_counts[name] = term_counts.get(name, 0.0) + term.count
-        scalars = [loss.value.detach(), *[term.sum for term in loss.terms.values()]]
-        if self.buffers is None:
-            return [*gradients, *scalars]
-        # the tree adds in place, and a task may well give one tensor as its value and as a term
-        return [*gradients, *self.buffers.leaf(len(shard)), *(scalar.clone() for scalar in scalars)]
+            leaf.append(term.sum)
+        if self.buffers:
+            # the tree adds in place, and a task may well give one tensor as its value and as a term
+            leaf[scalars:] = [cast(Tensor, scalar).clone() for scalar in leaf[scalars:]]
+        return leaf
 
     def _take(self, leaf: Leaf, batch: Batch) -> tuple[list[Tensor], Tensor, list[Any]]:
         """Put the batch's gradients and buffers in place; the gradients, the loss and the sums of its terms."""
@@ -187,8 +191,8 @@ class Trainer:
         if self.buffers:
             last += len(self.buffers.means)
             self.buffers.finish(leaf[first:last], sum(map(len, batch)))
-        loss, *sums = leaf[last:]
-        return [gradient for gradient in leaf[:first] if gradient is not None], cast(Tensor, loss), sums
+        gradients = [gradient for gradient in leaf[:first] if gradient is not None]
+        return gradients, cast(Tensor, leaf[last]), leaf[last + 1 :]
 
     def _update(self, step: int, found_inf: Tensor) -> tuple[float, ...]:
         """Optimizer, scaler, schedule, average; the learning rates that were used."""
