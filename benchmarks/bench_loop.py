@@ -4,7 +4,8 @@
 
 One core, one thread. Every peer trains its own copy of one network on the same batches in a process of its own, as its
 users run it, and they take turns of one log window each, log point included. A ratio is the median over turns of the
-peer's time by the bare loop's in the same turn; it is also given by CPU time, which a busy machine disturbs less.
+peer's time by the bare loop's in the same turn; it is also given by CPU time, which a busy machine disturbs less. Where
+a process's memory comes to lie is worth 2 % of a step of this length, so each peer runs in several.
 Before that, every peer must arrive at the bare loop's weights, so that all are seen to do the same work, and the host's
 waits for the device between two log points are counted. The table goes to stderr, one JSON object to stdout.
 """
@@ -92,9 +93,11 @@ def check_same_work(peers: Mapping[str, Peer], size: str) -> None:
         torch.testing.assert_close(weights_after(peer, size, 20), expected, rtol=1e-3, atol=1e-5, msg=f"{name} differs")
 
 
-def measure(peers: Mapping[str, Peer], size: str, rounds: int) -> dict[str, list[Window]]:
-    """The windows of each peer, without two for warming up and the last."""
-    return run_in_turns({name: partial(_loop, peer, size, rounds) for name, peer in peers.items()})
+def measure(peers: Mapping[str, Peer], size: str, rounds: int, copies: int) -> dict[str, list[Window]]:
+    """The windows of each peer in each of its processes, without two for warming up and the last."""
+    loops = {(name, copy): partial(_loop, peer, size, rounds) for copy in range(copies) for name, peer in peers.items()}
+    measured = run_in_turns(loops)
+    return {name: [window for copy in range(copies) for window in measured[name, copy]] for name in peers}
 
 
 def _loop(peer: Peer, size: str, rounds: int, turns: Turns, player: int) -> list[Window]:
@@ -137,20 +140,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run(size: str, rounds: int, peers: Mapping[str, Peer]) -> dict[str, Any]:
+def run(size: str, rounds: int, copies: int, peers: Mapping[str, Peer]) -> dict[str, Any]:
     """The whole benchmark for one size."""
     check_same_work(peers, size)
     waits = {name: host_waits(peer, size) for name, peer in peers.items()}
-    rows = summarise(measure(peers, size, rounds), waits)
-    sys.stderr.write(f"{size}: {rounds} rounds of {LOG_EVERY} steps\n{table(rows)}\n")
-    return {"size": size, "rounds": rounds, "steps": LOG_EVERY, "peers": rows}
+    rows = summarise(measure(peers, size, rounds, copies), waits)
+    sys.stderr.write(f"{size}: {rounds} rounds of {LOG_EVERY} steps in {copies} processes each\n{table(rows)}\n")
+    return {"size": size, "rounds": rounds, "copies": copies, "steps": LOG_EVERY, "peers": rows}
 
 
 def main() -> None:
     """Read the command line, run, write the JSON."""
     parser = argparse.ArgumentParser(description="Loop overhead beside other trainers.")
     parser.add_argument("--size", choices=[*SIZES, "all"], default="1ms")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--copies", type=int, default=5, help="processes of each peer")
     parser.add_argument("--only", nargs="+", choices=list(ALL), help="these beside the bare loop")
     parser.add_argument("--json", type=Path, help="write the JSON here too")
     arguments = parser.parse_args()
@@ -163,7 +167,7 @@ def main() -> None:
         "python": platform.python_version(),
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "results": [run(size, arguments.rounds, peers) for size in sizes],
+        "results": [run(size, arguments.rounds, arguments.copies, peers) for size in sizes],
     }
     text = json.dumps(result, indent=2)
     print(text)

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Stream:
             self.turns.pass_on(self.player)
 
 
-def run_in_turns(loops: Mapping[str, Callable[[Turns, int], list[Window]]]) -> dict[str, list[Window]]:
+def run_in_turns(loops: Mapping[Name, Callable[[Turns, int], list[Window]]]) -> dict[Name, list[Window]]:
     """Run the loops, functions that can be sent to a process. Each gets the turns and its number."""
     turns = Turns(len(loops))
     with ProcessPoolExecutor(len(loops), get_context("spawn"), _share, (turns,)) as processes:
