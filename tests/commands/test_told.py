@@ -46,6 +46,14 @@ def test_a_record_that_lacks_parts_is_named(copy: Path) -> None:
         verify(copy)
 
 
+@pytest.mark.parametrize("name", ["lineage", "frozen", "classes", "input", "command"])
+def test_a_record_with_a_part_of_another_kind_is_named(name: str, copy: Path) -> None:
+    record = json.loads((copy / "record.json").read_text())
+    (copy / "record.json").write_text(json.dumps(record | {name: 3}))
+    with pytest.raises(RunFolderError, match=rf"record\.json is no record: {name} is a int, not a (list|dict)$"):
+        verify(copy)
+
+
 def test_resume_auto_passes_over_an_unreadable_neighbour(
     parity_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

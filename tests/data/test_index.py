@@ -104,6 +104,9 @@ def test_what_is_no_regular_file_is_an_error_that_names_it(tmp_path: Path, cache
     os.mkfifo(root / "a" / "2.png")
     with pytest.raises(DataError, match=r"a/2\.png: is a broken link or no regular file"):
         folder_index(root)
+    (root / "a" / "3.png").symlink_to(root / "gone.png")
+    with pytest.raises(DataError, match=r"a/2\.png: is a broken link or no regular file \(and 1 more: .*a/3\.png\)"):
+        folder_index(root)
     with pytest.raises(DataError, match=r"nothing: can't be read"):
         folder_index(tmp_path / "nothing")
 

@@ -48,6 +48,8 @@ SETTLED = 2.0
 PROGRESS_EVERY = 200_000
 AT_ONCE = 10_000
 """Names that are unpacked together when all are gone through."""
+NAMED = 10
+"""Files that a message names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +185,7 @@ class _Scan:
     def __init__(self, top: Path, below: str) -> None:
         self.top, self.below = top, below
         self.packer, self.ignored = Packer(), dict[str, int]()
-        self.folders = list[tuple[bytes, int]]()
+        self.folders, self.irregular = list[tuple[bytes, int]](), list[str]()
         self.started, self.newest = time.time(), 0.0
 
     def run(self) -> FileIndex:
@@ -193,6 +195,10 @@ class _Scan:
             stack = [(name, ancestors)]
             while stack:
                 stack += self._read(*stack.pop(), label)
+        if self.irregular:
+            first, *more = self.irregular
+            others = f" (and {len(more)} more: {', '.join(more[:NAMED])})" if more else ""
+            raise DataError(f"{first}: is a broken link or no regular file{others}; remove it")
         names = (os.fsdecode(name.rpartition(b"/")[2]) for name, _ in classes)
         return self.packer.index(self.top, names, self.ignored)
 
@@ -230,7 +236,7 @@ class _Scan:
         elif label is None:
             self._ignore("image outside a class folder")
         elif not entry.is_file():
-            raise DataError(f"{os.fsdecode(entry.path)}: is a broken link or no regular file; remove it")
+            self.irregular.append(os.fsdecode(entry.path))
         else:
             self.packer.add(prefix + entry.name, label)
             self._tell()

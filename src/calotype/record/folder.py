@@ -29,7 +29,11 @@ from calotype.errors import RunFolderError, UsageError
 from calotype.files import replace_file, replace_json, sweep
 
 KILLED = 75
-NEEDED = ("config_digest", "seed", "code", "packages", "machine", "frozen", "lineage")
+NEEDED = {
+    "config_digest": str, "seed": int, "code": dict, "packages": dict, "machine": dict, "frozen": dict, "lineage": list
+}  # fmt: skip
+POSSIBLE = {"data": dict, "weights": dict, "input": dict, "classes": list, "command": list, "search": list, "cwd": str}
+"""Parts of a record and what they are; those that are possible may be absent or null."""
 
 _held: set[int] = set()
 
@@ -123,10 +127,15 @@ class RunFolder:
         return False
 
     def record(self) -> dict[str, Any]:
-        """The record. Raises RunFolderError if it can't be read or lacks a part."""
-        record = self._json("record.json")
+        """The record. Raises RunFolderError if it can't be read, lacks a part or has one of another kind."""
+        record, fault = self._json("record.json"), f"{self.path / 'record.json'} is no record"
         if missing := [name for name in NEEDED if name not in record]:
-            raise RunFolderError(f"{self.path / 'record.json'} is no record: {', '.join(missing)} missing")
+            raise RunFolderError(f"{fault}: {', '.join(missing)} missing")
+        there = {name: record[name] for name in POSSIBLE if record.get(name) is not None}
+        there |= {name: record[name] for name in NEEDED}
+        for name, value in there.items():
+            if not isinstance(value, kind := (NEEDED | POSSIBLE)[name]):
+                raise RunFolderError(f"{fault}: {name} is a {type(value).__name__}, not a {kind.__name__}")
         return record
 
     def status(self) -> dict[str, Any]:
