@@ -108,3 +108,9 @@ def test_a_file_that_can_t_be_read_costs_its_own_place(grey: list[str], workers:
 def test_a_name_that_no_file_can_have_is_an_error_of_its_own() -> None:
     (batch,) = batches(reader(["a\0b"]), DataSettings(workers=0), 4)
     assert batch.errors == {0: "can't be read: embedded null byte"}
+
+
+def test_a_pipe_among_images_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"^is no regular file$"):
+        Files(named([str(tmp_path)], []), decode)[0]

@@ -113,8 +113,11 @@ class Files:
 
     def __getitem__(self, position: int) -> Sample:
         """The image and its file's bytes. Raises DataError with the reason alone."""
+        path = Path(self.paths[position])
         try:
-            content = Path(self.paths[position]).read_bytes()
+            if path.exists() and not path.is_file():
+                raise DataError("is no regular file")  # a pipe would be waited for
+            content = path.read_bytes()
         except (OSError, ValueError) as error:
             raise DataError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
         return {"image": self.decode(content), "content": content}
