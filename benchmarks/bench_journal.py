@@ -81,6 +81,7 @@ def tiny(runs: Path, steps: int) -> Path:
     faults.hook = stop
     with suppress(Interrupted):
         calotype.train(*CONFIG, f"trainer.max_steps={steps + MORE}", f"paths.runs={runs}", quiet=True)
+    faults.hook = None
     (record,) = runs.glob("*/*/record.json")
     return record.parent
 

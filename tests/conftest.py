@@ -7,10 +7,13 @@ meant to run everything can't quietly run less.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+
+from calotype import faults
 
 # Tests run side by side on tensors so small that a second thread costs more than it does; on busy cores a hundredfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +31,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["CALOTYPE_HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["CALOTYPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     return Path(os.environ["CALOTYPE_HOME"])
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Generator[None, None, None]:
+    """What a test left in the process and the next one would find: modules from temporary folders, which a record would
+    list as code of the run, and a fault.
+    """
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if "/pytest-of-" in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+    assert faults.hook is None, "the test left a fault behind"
 
 
 @pytest.fixture(scope="session")
