@@ -56,7 +56,7 @@ def font(size: int) -> Font:
 
 def lettered(text: str, size: int, instead: str | None = None) -> tuple[str, Font]:
     """The text on one line, and a font of `size` pixels that has all its letters. Where there is no such font the text
-    without its accents, then `instead`, by default the text with U+XXXX for each letter that is missing.
+    without its accents, then `instead`, by default the text with the code point of each letter that is missing.
     """
     text = " ".join(text.split())
     bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
