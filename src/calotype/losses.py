@@ -36,10 +36,16 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Loss per item, or reduced."""
-        if input.dim() == 2 or target.dim() == input.dim():
-            return super().forward(input, target)
-        losses = super().forward(input.movedim(1, -1).flatten(0, -2), target.flatten())
-        return losses.view_as(target) if self.reduction == "none" else losses
+        maps = input.dim() > 2 and target.dim() < input.dim()
+        losses = F.cross_entropy(
+            input.movedim(1, -1).flatten(0, -2) if maps else input,
+            target.flatten() if maps else target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+        return losses.view_as(target) if maps and self.reduction == "none" else losses
 
 
 class BCEWithLogitsLoss(nn.BCEWithLogitsLoss):

@@ -15,6 +15,7 @@ import torch
 from calotype.engine.observe import Mirrors, Observer, PendingStep, ids_digest
 from calotype.engine.precision import Guard, Precision
 from calotype.errors import NonFiniteError
+from calotype.types import Term
 
 
 class Log:
@@ -48,7 +49,7 @@ class Tracker:
 
 def pending(step: int, loss: float = 1.5, norm: float = 0.25) -> PendingStep:
     ids = [np.array([step, 3], np.int64), np.array([9], np.int64)]
-    terms = {"a": (torch.tensor(2.0 * step), 2.0), "b": (torch.tensor(1.0), 4.0)}
+    terms = {"a": Term(torch.tensor(2.0 * step), 2.0), "b": Term(torch.tensor(1.0), 4.0)}
     loss_, norm_ = torch.tensor(loss), torch.tensor(norm)
     return PendingStep(step, 0, ids, [b"x", b"y"], loss_, norm_, (0.1, 0.01), terms, (0.9, 0.5))
 
@@ -60,9 +61,9 @@ def observer(*trackers: Tracker) -> tuple[Observer, Log, Log, list[str]]:
 
 
 def guard(*steps: tuple[float, float]) -> Guard:
-    found = Guard(torch.device("cpu"))
+    found = Guard(Precision(32, torch.device("cpu")))
     for loss, norm in steps:
-        found.check(torch.tensor(loss), torch.tensor(norm), Precision(32, torch.device("cpu")))
+        found.check(torch.tensor(loss), torch.tensor(norm))
     return found
 
 

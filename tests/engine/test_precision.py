@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from calotype.engine import precision as module
-from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step, takes_found_inf
+from calotype.engine.precision import GradientNorm, Guard, Precision, backward, clip, guarded_step, takes_found_inf
 from calotype.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def scripted(overflows: list[bool]) -> tuple[list[float], list[float], Tensor, T
     ours, theirs = Precision("16-mixed", CPU), torch.amp.GradScaler("cpu", growth_interval=module.GROWTH_INTERVAL)
     weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
     optimizers = [torch.optim.SGD([weight], 0.1, momentum=0.9) for weight in weights]
-    guard, scales = Guard(CPU), ([float(theirs.get_scale())], [float(ours.scale)])  # type: ignore[arg-type]
+    guard, scales = Guard(ours), ([float(theirs.get_scale())], [float(ours.scale)])  # type: ignore[arg-type]
     for step, overflow in enumerate(overflows):
         factor = float("inf") if overflow else 1.0 + step
         for optimizer in optimizers:
@@ -55,7 +56,7 @@ def scripted(overflows: list[bool]) -> tuple[list[float], list[float], Tensor, T
         ours.scaled(loss).backward()  # type: ignore[no-untyped-call]
         gradients = [weights[1].grad.mul_(factor)]  # type: ignore[union-attr]
         ours.unscale(gradients)
-        guarded_step(optimizers[1], guard.check(loss.detach(), GradientNorm([])(gradients), ours))
+        guarded_step(optimizers[1], guard.check(loss.detach(), GradientNorm([])(gradients)))
         ours.update(guard.overflow)
         scales[0].append(float(theirs.get_scale()))
         scales[1].append(float(ours.scale))  # type: ignore[arg-type]
@@ -102,32 +103,32 @@ GOOD, NAN, INF = torch.tensor(1.0), torch.tensor(math.nan), torch.tensor(math.in
 
 @pytest.mark.parametrize(("loss", "norm"), [(NAN, GOOD), (INF, GOOD), (GOOD, NAN), (GOOD, INF), (INF, -INF)])
 def test_the_guard_latches_at_the_first_bad_step(loss: Tensor, norm: Tensor) -> None:
-    guard, precision = Guard(CPU), Precision(32, CPU)
-    assert not bool(guard.check(GOOD, GOOD, precision)) and not guard.tripped()
-    assert bool(guard.check(loss, norm, precision))
-    assert bool(guard.check(GOOD, GOOD, precision)) and guard.tripped()
+    guard = Guard(Precision(32, CPU))
+    assert not bool(guard.check(GOOD, GOOD)) and not guard.tripped()
+    assert bool(guard.check(loss, norm))
+    assert bool(guard.check(GOOD, GOOD)) and guard.tripped()
     assert guard.explained_by(float(loss), float(norm)) and not guard.explained_by(1.0, 1.0)
 
 
 def test_the_guard_of_policy_skip_forgets() -> None:
-    guard, precision = Guard(CPU, latched=False), Precision(32, CPU)
-    assert bool(guard.check(NAN, GOOD, precision))
-    assert not bool(guard.check(GOOD, GOOD, precision)) and not guard.tripped()
+    guard = Guard(Precision(32, CPU), latched=False)
+    assert bool(guard.check(NAN, GOOD))
+    assert not bool(guard.check(GOOD, GOOD)) and not guard.tripped()
 
 
 def test_under_a_scaler_an_overflow_is_no_accident_but_a_nan_loss_is() -> None:
-    guard, precision = Guard(CPU), Precision("16-mixed", CPU)
-    assert bool(guard.check(GOOD, INF, precision)) and not guard.tripped()
+    guard = Guard(Precision("16-mixed", CPU))
+    assert bool(guard.check(GOOD, INF)) and not guard.tripped()
     assert not guard.explained_by(1.0, math.inf)
-    assert not bool(guard.check(GOOD, GOOD, precision))
-    assert bool(guard.check(NAN, GOOD, precision)) and guard.tripped()
+    assert not bool(guard.check(GOOD, GOOD))
+    assert bool(guard.check(NAN, GOOD)) and guard.tripped()
 
 
 def test_overflow_without_end_trips_the_guard() -> None:
-    guard, precision = Guard(CPU), Precision("16-mixed", CPU)
-    steps = 0
+    precision = Precision("16-mixed", CPU)
+    guard, steps = Guard(precision), 0
     while not guard.tripped() and steps < 100:
-        guard.check(GOOD, INF, precision)
+        guard.check(GOOD, INF)
         precision.update(guard.overflow)
         steps += 1
     assert steps == 34  # 2**16 halved to below 2**-16, and the step after
@@ -141,8 +142,11 @@ def test_nothing_is_updated_when_found_inf_is_set(options: dict[str, Any]) -> No
     weight.grad = torch.ones(3)
     guarded_step(optimizer, torch.ones(()))
     assert torch.equal(weight, torch.ones(3))
+    guarded_step(optimizer, True)
+    assert torch.equal(weight, torch.ones(3))
     guarded_step(optimizer, torch.zeros(()))
-    assert float(optimizer.state[weight]["step"]) == 1.0
+    guarded_step(optimizer, False)
+    assert float(optimizer.state[weight]["step"]) == 2.0
     assert bool((weight < 1).all()) and bool(weight.isfinite().all())
 
 
@@ -183,3 +187,53 @@ def test_gradients_of_many_kinds_are_measured_one_by_one() -> None:
 
 def test_the_norm_of_no_gradients_is_nought() -> None:
     assert float(GradientNorm([])([])) == 0.0
+
+
+def gradients_of(loss: Callable[[Tensor], Tensor], by: Callable[[Tensor], Any]) -> list[Tensor | None]:
+    """The gradients of a small network's weights, twice over: they add up."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    for _ in range(2):
+        by(loss(network(torch.rand(2, 4))))
+    return [p.grad for p in network.parameters()]
+
+
+@pytest.mark.parametrize("engine", [True, False])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: x.square().mean(),
+        lambda x: x.double().sum(),
+        lambda x: x.sum().view(1),
+        lambda x: x[0, :2].bfloat16().sum(),
+    ],
+    ids=["scalar", "float64", "of one dimension", "bfloat16"],
+)
+def test_backward_is_torch_s(
+    loss: Callable[[Tensor], Tensor], *, engine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module._ENGINE is not None
+    if not engine:
+        monkeypatch.setattr(module, "_ENGINE", None)
+    ours, theirs = gradients_of(loss, backward), gradients_of(loss, torch.autograd.backward)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (torch.ones(()), "does not require grad"),
+        (torch.ones(2, requires_grad=True) * 2, "only for scalar outputs"),
+        (torch.ones((), dtype=torch.complex64, requires_grad=True) * 2, "real scalar outputs"),
+    ],
+)
+def test_what_has_no_gradient_is_torch_s_error(loss: Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        backward(loss)
+
+
+def test_a_graph_is_gone_after_backward() -> None:
+    loss = torch.ones((), requires_grad=True).exp()
+    backward(loss)
+    with pytest.raises(RuntimeError, match="second time"):
+        backward(loss)

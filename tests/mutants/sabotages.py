@@ -38,8 +38,8 @@ SABOTAGES = [
     Sabotage(
         "shards swapped",
         LOOP,
-        "for index, shard in enumerate(batch):\n            tree",
-        "for index, shard in enumerate(batch[::-1]):\n            tree",
+        "for index, shard in enumerate(batch):\n",
+        "for index, shard in enumerate(batch[::-1]):\n",
         TRAINER + "shards_run_in_their_order_each_from_the_steps_statistics",
     ),
     Sabotage(
@@ -115,8 +115,8 @@ SABOTAGES = [
     Sabotage(
         "latch dropped",
         "engine/precision.py",
-        "        if not self.latched:\n            self.bad.zero_()",
-        "        self.bad.zero_()",
+        "not good or (self.latched and bool(self.bad))",
+        "not good",
         TRAINER + "the_latch_lets_nothing_be_updated_before_the_host_looks",
     ),
     Sabotage(

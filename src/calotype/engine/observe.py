@@ -22,7 +22,7 @@ from calotype.engine.device import memory_used
 from calotype.engine.precision import Guard
 from calotype.engine.profile import Profiler
 from calotype.errors import NonFiniteError
-from calotype.types import Shard, StepRecord, Tracker
+from calotype.types import Shard, StepRecord, Term, Tracker
 
 if TYPE_CHECKING:
     from calotype.types import IntArray
@@ -42,7 +42,7 @@ class Log(Protocol):
 
 @dataclass(slots=True)
 class PendingStep:
-    """A step whose numbers are still on the device: scalars `loss` and `norm`, terms as (sum, count) by name."""
+    """A step whose numbers are still on the device: scalars `loss` and `norm`, sums of the terms."""
 
     step: int
     epoch: int
@@ -51,7 +51,7 @@ class PendingStep:
     loss: Tensor
     norm: Tensor
     lr: tuple[float, ...]
-    terms: dict[str, tuple[Tensor, float]]
+    terms: Mapping[str, Term]
     momentum: tuple[float, ...] = ()
 
 
@@ -113,7 +113,6 @@ class Observer:
         """Take a step that was just computed; `waited` seconds of it were spent waiting for data."""
         self._pending.append(pending)
         self.window.waited += waited
-        self.profiler.step()
 
     def flush(self, guard: Guard) -> None:
         """Read the pending steps from the device and write them.
@@ -196,7 +195,7 @@ def _record(item: PendingStep, loss: float, norm: float) -> StepRecord:
 
 def _line(record: StepRecord) -> str:
     """A step's line of the journal, formatted by hand in a third of the time of json.dumps; nothing needs escaping."""
-    lr = ",".join(f'"{value.hex()}"' for value in record.lr)
+    lr = ",".join([f'"{rate.hex()}"' for rate in record.lr])
     return (
         f'{{"step":{record.step},"epoch":{record.epoch},"ids":"{record.ids}","input":"{record.digest}",'
         f'"loss":"{record.loss.hex()}","norm":"{record.norm.hex()}","lr":[{lr}]}}\n'
@@ -217,8 +216,8 @@ def _term_means(pending: Sequence[PendingStep]) -> dict[str, float]:
     names = pending[-1].terms
     if len(names) < 2:
         return {}
-    sums = {name: sum(_read([item.terms[name][0] for item in pending if name in item.terms])) for name in names}
-    counts = {name: sum(item.terms[name][1] for item in pending if name in item.terms) for name in names}
+    sums = {name: sum(_read([item.terms[name].sum for item in pending if name in item.terms])) for name in names}
+    counts = {name: sum(item.terms[name].count for item in pending if name in item.terms) for name in names}
     return {f"train/{name}": sums[name] / counts[name] for name in names if counts[name]}
 
 

@@ -21,7 +21,9 @@ FIRST, LAST = 10, 15
 
 
 class Profiler:
-    """Measures nothing."""
+    """Measures nothing, and need not be told of the steps."""
+
+    measures = False
 
     def spent(self, name: str) -> None:
         """The time since the last call was spent on `name`."""
@@ -35,6 +37,8 @@ class Profiler:
 
 class SimpleProfiler(Profiler):
     """Seconds and calls by name, in `profile.json` of the run's folder."""
+
+    measures = True
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.path, self.device = folder / "profile.json", device
@@ -69,6 +73,8 @@ class TraceProfiler(Profiler):
 
     A process that does fewer steps than `LAST` traces what there is, one of fewer than `FIRST` nothing.
     """
+
+    measures = True
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.path, self.done = folder / "trace.json", 0

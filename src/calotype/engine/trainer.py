@@ -19,20 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from calotype import faults
 from calotype.engine.checkpoint import Checkpoint, Checkpoints
 from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
-from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step
-from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
+from calotype.engine.precision import GradientNorm, Guard, Precision, backward, clip, guarded_step
+from calotype.engine.reduce import Buffers, RunningSum, Tree
 from calotype.engine.schedule import Warmup, momenta
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
 from calotype.engine.watch import Watch, Watcher
 from calotype.errors import ConfigError, Interrupted, RunFolderError
-from calotype.faults import fault
 from calotype.keys import key, seed_torch
-from calotype.types import Batch, Counts, Loader, Shard
+from calotype.types import Batch, Counts, Loader, Shard, Term
 
 
 class Trainer:
@@ -50,13 +50,13 @@ class Trainer:
         self.parts, self.options, self.plan = parts, options, plan
         self.observer, self.checkpoints, self.stop_signal = observer, checkpoints, stop
         self.task: Any = parts.task
-        self.spent = observer.profiler.spent
+        self.spent, self.profiled = observer.profiler.spent, observer.profiler.measures
         self.watcher = Watcher(observer.mirrors, parts.task, lambda: bool(self.stop_signal()))
         beside = {"val": parts.val, "train_eval": parts.train_eval}
         self.watched = {split: loader for split, loader in beside.items() if loader is not None}
         self.state = LoopState()
         self.precision = Precision(options.precision, options.device)
-        self.guard = Guard(options.device, latched=not options.skip_nonfinite)
+        self.guard = Guard(self.precision, latched=not options.skip_nonfinite)
         self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
         keeps_buffers = options.shards > 1 or options.skip_nonfinite
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
@@ -66,6 +66,7 @@ class Trainer:
         self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
         self.norm = GradientNorm(self.parameters)
         self.next_due = 0
+        self.timed = plan.max_seconds is not None or plan.ends_at is not None
         # torch's own optimizers draw nothing, any other may
         self.draws = not type(parts.optimizer).__module__.startswith("torch.optim")
         self.started, self.elapsed = time.monotonic(), 0.0
@@ -90,23 +91,24 @@ class Trainer:
         if part:
             self._finish_step()
         with closing(self.parts.train.steps(self.state.step, self.plan.total)) as batches:
-            step = self._first_step
+            compute = self._first_step
             while self.state.ended is None:
-                self._next(batches, step)
-                step = self.step
+                waiting = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - waiting
+                if self.profiled:
+                    self.spent("waiting for data")
+                self.observer.step(compute(batch), waited)
+                if self.profiled:
+                    self.spent("optimizer step")
+                    self.observer.profiler.step()
+                self.state.step += 1
+                if faults.hook:
+                    faults.fault("after_step")
+                if self.state.step >= self.next_due or self.stop_signal() or (self.timed and self._out_of_time()):
+                    self._finish_step()
+                compute = self.step
         return self.state
-
-    def _next(self, batches: Iterator[Batch], compute: Callable[[Batch], PendingStep]) -> None:
-        """Fetch, compute, observe, and do what is due."""
-        waiting = time.perf_counter()
-        batch = next(batches)
-        waited = time.perf_counter() - waiting
-        self.spent("waiting for data")
-        self.observer.step(compute(batch), waited)
-        self.spent("optimizer step")
-        self.state.step += 1
-        fault("after_step")
-        self._finish_step()
 
     def _first_step(self, batch: Batch) -> PendingStep:
         """A process's first step, in which a network and data that don't fit each other show themselves."""
@@ -124,77 +126,73 @@ class Trainer:
     def step(self, batch: Batch) -> PendingStep:
         """One optimizer update from one batch."""
         step, counts = self.state.step, self._counts(batch)
-        term_counts: dict[str, float] = {}
         if self.buffers:
             self.buffers.begin()
-        tree = Tree() if self.options.exact else RunningSum()
-        for index, shard in enumerate(batch):
-            tree.push(self._backward(index, shard, counts, term_counts))
-        self.spent("forward and backward")
-        gradients, loss, sums = self._take(tree.result(), batch)
+        loss, terms = self._accumulate(batch, counts) if len(batch) > 1 else self._backward(0, batch[0], counts)
+        if self.profiled:
+            self.spent("forward and backward")
+        gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
         if self.precision.scales:
             self.precision.unscale(gradients)
         norm = self.norm(gradients)
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
-        found_inf = self.guard.check(loss, norm, self.precision)
+        found_inf = self.guard.check(loss, norm)
         if counts and not any(counts.values()):
             # nothing to learn from, such as no box in the whole batch; decay and momentum alone move no weight
-            found_inf = torch.ones_like(found_inf)
+            found_inf = True
         # told at log points, which are known beforehand; the schedule sets the next step's before they are written
         momentum = momenta(self.parts.optimizer) if step + 1 >= self.next_due else ()
         lr = self._update(step, found_inf)
         ids, inputs = [shard.ids for shard in batch], [shard.digest for shard in batch]
-        terms = dict(zip(term_counts, zip(sums, term_counts.values(), strict=True), strict=True))
         return PendingStep(step, self.plan.epoch(step), ids, inputs, loss, norm, lr, terms, momentum)
 
     def _counts(self, batch: Batch) -> dict[str, float]:
         """The whole batch's counts, from the targets alone, before the first backward."""
         total: dict[str, float] = {}
         for shard in batch:
-            self.observer.see("train", shard)
+            if self.observer.on_shard:
+                self.observer.on_shard("train", shard)
             for name, count in self.task.counts(shard).items():
                 total[name] = total.get(name, 0.0) + count
         return total
 
-    def _backward(self, index: int, shard: Shard, counts: Counts, term_counts: dict[str, float]) -> Leaf:
-        """A shard's leaf of the tree: gradients, changes of the buffers, loss, sums of the loss's terms."""
+    def _backward(self, index: int, shard: Shard, counts: Counts) -> tuple[Tensor, Mapping[str, Term]]:
+        """Put a shard's gradients in place; its loss and the loss's terms."""
         if self.prepares:
             shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, self.state.step, index)
         for p in self.parameters:
             p.grad = None
-        if self.buffers and index:
-            self.buffers.restore()
         seed_torch(key(self.options.seed, "model", self.state.step, index), self.options.device)
         loss = self.compute(shard, counts)
-        torch.autograd.backward(self.precision.scaled(loss.value) if self.precision.scales else loss.value)
-        fault("in_backward")
-        leaf: Leaf = [p.grad for p in self.parameters]
-        if self.buffers:
-            leaf += self.buffers.leaf(len(shard))
-        scalars = len(leaf)
-        leaf.append(loss.value.detach())
-        for name, term in loss.terms.items():
-            term_counts[name] = term_counts.get(name, 0.0) + term.count
-            leaf.append(term.sum)
-        if self.buffers:
+        backward(self.precision.scaled(loss.value) if self.precision.scales else loss.value)
+        if faults.hook:
+            faults.fault("in_backward")
+        return loss.value.detach(), loss.terms
+
+    def _accumulate(self, batch: Batch, counts: Counts) -> tuple[Tensor, dict[str, Term]]:
+        """The same of several shards. Each starts from the step's buffers, and one tree adds what they computed:
+        gradients, changes of the buffers, losses, sums of the losses' terms.
+        """
+        buffers, tree = cast(Buffers, self.buffers), Tree() if self.options.exact else RunningSum()
+        items: dict[str, float] = {}
+        for index, shard in enumerate(batch):
+            if index:
+                buffers.restore()
+            loss, terms = self._backward(index, shard, counts)
+            for name, term in terms.items():
+                items[name] = items.get(name, 0.0) + term.count
             # the tree adds in place, and a task may well give one tensor as its value and as a term
-            leaf[scalars:] = [cast(Tensor, scalar).clone() for scalar in leaf[scalars:]]
-        return leaf
+            scalars = [value.clone() for value in (loss, *(term.sum for term in terms.values()))]
+            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), *scalars])
+        leaf = iter(tree.result())
+        for p in self.parameters:
+            p.grad = next(leaf)
+        buffers.finish([next(leaf) for _ in buffers.means], sum(map(len, batch)))
+        loss, *sums = cast(Iterator[Tensor], leaf)
+        return loss, {name: Term(total, items[name]) for name, total in zip(items, sums, strict=True)}
 
-    def _take(self, leaf: Leaf, batch: Batch) -> tuple[list[Tensor], Tensor, list[Any]]:
-        """Put the batch's gradients and buffers in place; the gradients, the loss and the sums of its terms."""
-        first = last = len(self.parameters)
-        if len(batch) > 1:
-            for p, gradient in zip(self.parameters, leaf, strict=False):
-                p.grad = gradient
-        if self.buffers:
-            last += len(self.buffers.means)
-            self.buffers.finish(leaf[first:last], sum(map(len, batch)))
-        gradients = [gradient for gradient in leaf[:first] if gradient is not None]
-        return gradients, cast(Tensor, leaf[last]), leaf[last + 1 :]
-
-    def _update(self, step: int, found_inf: Tensor) -> tuple[float, ...]:
+    def _update(self, step: int, found_inf: Tensor | bool) -> tuple[float, ...]:
         """Optimizer, scaler, schedule, average; the learning rates that were used."""
         parts = self.parts
         if self.draws:
@@ -219,8 +217,6 @@ class Trainer:
 
     def _finish_step(self) -> None:
         step, plan = self.state.step, self.plan
-        if step < self.next_due and not self.stop_signal() and not self._out_of_time():
-            return
         self.next_due = plan.next_due(step)
         ended = "steps" if plan.ends(step) else "time" if self._out_of_time() else None
         due = plan.validates(step) or plan.checkpoints(step) or ended is not None

@@ -90,7 +90,7 @@ class Classification(nn.Module):
         if label.is_cuda:
             label = label.cpu()
         self._check(shard, label)
-        counts = {"images": float(label.shape[0])}
+        counts = {"images": float(len(label))}
         if self._class_weights is not None:
             weights = self._class_weights[label] if label.dim() == 1 else label.double() @ self._class_weights
             counts["weight"] = weights.sum().item()
