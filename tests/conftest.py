@@ -54,6 +54,24 @@ def parity_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw(tmp_path_factory.mktemp("parity"))
 
 
+@pytest.fixture(scope="session")
+def photos_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of six formats in a folder for each class, as many for training as there are parity images."""
+    from tests.toys.photos import draw
+
+    folder = tmp_path_factory.mktemp("photos")
+    draw(folder, {"train": 14, "val": 4, "test": 3}, ("ant", "bee"))
+    return draw(folder, {"train": 13, "val": 5, "test": 3}, ("cat",), number=100)
+
+
+@pytest.fixture(scope="session")
+def root_of(parity_root: Path, photos_root: Path) -> dict[str, Path]:
+    """Where the data of each config are."""
+    from tests.toys.configs import TASKS
+
+    return dict.fromkeys(TASKS, parity_root) | {"photos": photos_root}
+
+
 EXCUSE = "not installable:"
 
 

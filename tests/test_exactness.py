@@ -15,35 +15,21 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from calotype.data.folder import ImageFolder
 from tests import harness
-from tests.toys import photos
-from tests.toys.configs import TASKS, toy, write
-from tests.toys.configs import photos as photos_config
+from tests.toys.configs import DATA, TASKS, write
+from tests.toys.configs import config as tree_of
 
 STEPS = 15
 """Of a straight run of three epochs."""
 
 BAD, BAD_STEP = [1, 26], 6
-"""Two samples, and the one step in which they share a shard."""
+"""Two places in the train split, and the one step in which they share a shard."""
 
 
-DATA = [*TASKS, "photos"]
 MANY = [*TASKS, pytest.param("photos", marks=pytest.mark.long)]
 """The same where each is a chain of many runs."""
 IMAGES = ["classification", pytest.param("photos", marks=pytest.mark.long)]
-
-
-@pytest.fixture(scope="session")
-def root_of(parity_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Where the data of each are; as many photos as parity images."""
-    folder = tmp_path_factory.mktemp("photos")
-    photos.draw(folder, {"train": 14, "val": 4, "test": 3}, ("ant", "bee"))
-    photos.draw(folder, {"train": 13, "val": 5, "test": 3}, ("cat",), number=100)
-    return dict.fromkeys(TASKS, parity_root) | {"photos": folder}
-
-
-def tree_of(task: str, root: Path, runs: Path, **sections: Any) -> dict[str, Any]:
-    return photos_config(root, runs, **sections) if task == "photos" else toy(task, root, runs, **sections)
 
 
 def run(folder: Path, root: Path, task: str = "classification", *plans: str, **sections: Any) -> Path:
@@ -205,6 +191,11 @@ def test_watching_changes_no_bit(
     assert weights(found) == weights(straight(task))
 
 
+def bad_ids(task: str, root: Path) -> list[int]:
+    """The ids of the samples at `BAD`. Parity images are numbered by their places."""
+    return ImageFolder(root).split("train").ids[BAD].tolist() if task == "photos" else BAD
+
+
 def losses(run: Path) -> list[float]:
     return [float.fromhex(line["loss"]) for line in harness.lines(run)]
 
@@ -213,13 +204,14 @@ def losses(run: Path) -> list[float]:
     "k shards make the update of one batch, also when unequal",
     condition="a network without batch norm; to rounding, not to the bit",
 )
-def test_shards_are_the_same_arithmetic_in_another_order(parity_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["classification", "photos"])
+def test_shards_are_the_same_arithmetic_in_another_order(task: str, root_of: Any, tmp_path: Path) -> None:
     """Accumulating four shards is one batch: without batch norm, dropout and mixing, and with a tail batch of one."""
     runs = [
         run(
             tmp_path / str(shards),
-            parity_root,
-            "classification",
+            root_of[task],
+            task,
             trainer={"shards": shards, "max_epochs": 2},
             data={"batch_transforms": [], "drop_last": False},
             module={"_target_": "tests.toys.plain.Plain"},
@@ -241,25 +233,26 @@ def test_shards_are_the_same_arithmetic_in_another_order(parity_root: Path, tmp_
 )
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("precision", [32, "16-mixed"])
+@pytest.mark.parametrize("task", IMAGES)
 def test_a_loss_that_is_not_finite_stops_the_run(
-    fused: bool, precision: Any, parity_root: Path, tmp_path: Path
+    task: str, fused: bool, precision: Any, root_of: Any, tmp_path: Path
 ) -> None:
     """The host looks every fifth step; what is on disk then is what a straight run has there."""
+    bad = bad_ids(task, root_of[task])
     optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.01, "fused": fused}
-    module = {"_target_": "tests.toys.classification.ToyClassification", "nan_at": BAD, "optimizer": optimizer}
+    module = {"_target_": "tests.toys.classification.ToyClassification", "nan_at": bad, "optimizer": optimizer}
     every = {"trainer": {"log_every_n_steps": 5, "precision": precision}, "checkpoint": {"every": "5st"}}
-    config = write(
-        toy("classification", parity_root, tmp_path / "runs", module=module, **every), tmp_path / "config.yaml"
-    )
+    tree = tree_of(task, root_of[task], tmp_path / "runs", module=module, **every)
+    config = write(tree, tmp_path / "config.yaml")
     outcome = harness.call(harness.train, config)
     assert outcome.code == 1
     module = {"optimizer": optimizer}
-    straight = run(tmp_path / "straight", parity_root, "classification", "after_step@6:SIGTERM", module=module, **every)
+    straight = run(tmp_path / "straight", root_of[task], task, "after_step@6:SIGTERM", module=module, **every)
     found = harness.only_run(tmp_path / "runs")
     step = len(harness.lines(found)) - 1
     assert step == BAD_STEP
     assert outcome.error.startswith(f"NonFiniteError: step {step} (epoch 1) has loss nan")
-    assert {str(number) for number in BAD} <= set(outcome.error.split("Samples: ")[1].split(".")[0].split(", "))
+    assert set(map(str, bad)) <= set(outcome.error.split("Samples: ")[1].split(".")[0].split(", "))
     assert harness.status(found)["exit_code"] == 1
     assert [folder.name for folder in sorted((found / "checkpoints").glob("step-*"))] == ["step-00000005"]
     for file in harness.last(found).glob("*.safetensors"):
@@ -272,32 +265,35 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     "A step that is not finite can be left out as if it had not been", condition="trainer.on_nonfinite=skip"
 )
 @pytest.mark.parametrize("fused", [True, False])
-def test_steps_that_are_not_finite_can_be_left_out(fused: bool, parity_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", IMAGES)
+def test_steps_that_are_not_finite_can_be_left_out(task: str, fused: bool, root_of: Any, tmp_path: Path) -> None:
     """Weights, statistics and average as if the step had not been; and a kill changes nothing."""
     optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.01, "fused": fused}
-    module = {"_target_": "tests.toys.classification.ToyClassification", "nan_at": BAD, "optimizer": optimizer}
+    nan_at = bad_ids(task, root_of[task])
+    module = {"_target_": "tests.toys.classification.ToyClassification", "nan_at": nan_at, "optimizer": optimizer}
     trainer = {"on_nonfinite": "skip"}
     sections = {"module": module, "trainer": trainer}
-    skipped = run(tmp_path / "straight", parity_root, "classification", **sections)
+    skipped = run(tmp_path / "straight", root_of[task], task, **sections)
     bad = [line["step"] for line in harness.lines(skipped) if line["loss"] == "nan"]
     assert bad == [BAD_STEP]
     assert len(harness.lines(skipped)) == STEPS
     for file in harness.last(skipped).glob("*.safetensors"):
         assert all(bool(tensor.isfinite().all()) for tensor in load_file(file).values()), file
-    killed = run(tmp_path / "killed", parity_root, "classification", f"after_step@{BAD_STEP + 1}", **sections)
+    killed = run(tmp_path / "killed", root_of[task], task, f"after_step@{BAD_STEP + 1}", **sections)
     assert harness.final_hash(killed) == harness.final_hash(skipped)
 
 
-def test_an_overflow_of_half_precision_is_no_error(parity_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", IMAGES)
+def test_an_overflow_of_half_precision_is_no_error(task: str, root_of: Any, tmp_path: Path) -> None:
     """The scale halves until the gradients fit, and a run stopped while it does goes on the same."""
     module = {"_target_": "tests.toys.classification.ToyClassification", "gain": 500.0}
     sections = {"module": module, "trainer": {"precision": "16-mixed"}, "checkpoint": {"every": "1st", "keep_last": 99}}
-    straight = run(tmp_path / "straight", parity_root, "classification", **sections)
+    straight = run(tmp_path / "straight", root_of[task], task, **sections)
     norms = [float.fromhex(line["norm"]) for line in harness.lines(straight)]
     overflows = sum(not math.isfinite(norm) for norm in norms)
     assert 0 < overflows < STEPS
     assert scale(harness.last(straight)) == 2.0 ** (16 - overflows)
-    stopped = run(tmp_path / "stopped", parity_root, "classification", "after_step@2", "after_step@2", **sections)
+    stopped = run(tmp_path / "stopped", root_of[task], task, "after_step@2", "after_step@2", **sections)
     assert harness.final_hash(stopped) == harness.final_hash(straight)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import harness
-from tests.toys.configs import TASKS, VARIANTS, toy, write
+from tests.toys.configs import DATA, VARIANTS, config, write
 
 POINTS = (
     "after_step",
@@ -37,9 +37,9 @@ class Bench:
 
     def __init__(self, task: str, kind: str, root: Path, folder: Path) -> None:
         self.task, self.kind, self.root, self.folder = task, kind, root, folder
-        config, runs = self.config("straight")
+        path, runs = self.config("straight")
         began = time.monotonic()
-        outcome = harness.call(harness.passes, config)
+        outcome = harness.call(harness.passes, path)
         assert outcome.code == 0, outcome.error
         self.seconds = time.monotonic() - began
         self.passes: dict[str, int] = outcome.value
@@ -49,14 +49,14 @@ class Bench:
         folder = self.folder / name
         folder.mkdir()
         runs = folder / "runs"
-        return write(toy(self.task, self.root, runs, **KINDS[self.kind]), folder / "config.yaml"), runs
+        return write(config(self.task, self.root, runs, **KINDS[self.kind]), folder / "config.yaml"), runs
 
     def kill(self, number: int, point: str) -> None:
         """Kill one copy at `point` (a second time elsewhere for every fourth), resume it and compare."""
         draw = random.Random(f"{self.task}/{self.kind}/{number}")
-        config, runs = self.config(str(number))
+        path, runs = self.config(str(number))
         plan = f"{point}@{draw.randint(1, self.passes[point])}"
-        assert harness.in_child(harness.train, config, plan) == harness.KILLED, plan
+        assert harness.in_child(harness.train, path, plan) == harness.KILLED, plan
         found = list(runs.glob("*/*/record.json"))
         if not found:  # killed while the record itself was written: nothing to resume, and nothing lost
             return
@@ -70,8 +70,8 @@ class Bench:
     def kill_at_random_time(self, number: int) -> None:
         """Kill one copy whenever, resume it and compare."""
         draw = random.Random(f"{self.task}/{self.kind}/{number}/time")
-        config, runs = self.config(f"timed-{number}")
-        child = harness.start(harness.train, config)
+        path, runs = self.config(f"timed-{number}")
+        child = harness.start(harness.train, path)
         delay = draw.uniform(0.3, 1.0) * self.seconds
         child.join(delay)
         child.kill()
@@ -86,13 +86,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(parity_root: Path, tmp_path: Path) -> Any:
-    return lambda task, kind: Bench(task, kind, parity_root, tmp_path)
+def bench(root_of: dict[str, Path], tmp_path: Path) -> Any:
+    return lambda task, kind: Bench(task, kind, root_of[task], tmp_path)
 
 
 @pytest.mark.guarantee(
     "A run killed at random moments, in steps, validation and checkpoint writes, ends in the same bits",
-    condition="CPU; three toy tasks; plain, scaler, bf16, fused with channels_last, plateau with early stopping",
+    condition="CPU; three toys and photos; plain, scaler, bf16, fused with channels_last, plateau with early stopping",
 )
 @pytest.mark.parametrize(
     ("task", "kind", "points"),
@@ -106,6 +106,7 @@ def bench(parity_root: Path, tmp_path: Path) -> Any:
         ("detection", "as_it_stands", ("after_rename", "in_backward", "before_delete")),
         ("detection", "scaler", ("after_step", "before_pointer")),
         ("detection", "plain", ("in_backward", "mid_write")),
+        ("photos", "as_it_stands", ("after_step", "before_rename")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -119,7 +120,7 @@ def test_killed_at_random(task: str, kind: str, points: tuple[str, ...], bench: 
 @pytest.mark.guarantee("So does one killed thirty times", condition="the same")
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", DATA)
 def test_killed_at_random_thirty_times(task: str, kind: str, bench: Any) -> None:
     target = bench(task, kind)
     for number in range(100, 100 + 3 * len(POINTS)):

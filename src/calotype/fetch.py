@@ -82,13 +82,17 @@ def fetch(remote: Remote, folder: Path, progress: Progress = quiet) -> Path:
 
 @contextmanager
 def _part(path: Path) -> Iterator[IO[bytes]]:
-    """The part as a file that this process alone writes."""
+    """The part as a file that this process alone writes; one that stays empty goes again."""
     with path.open("ab+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"{path} is being written by another process; wait for it") from None
-        yield file
+        try:
+            yield file
+        finally:
+            if path.exists() and not _length(file):
+                path.unlink()
 
 
 def _fill(part: IO[bytes], remote: Remote, progress: Progress) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from torchvision.transforms import v2
 
+from calotype.data.folder import ImageFolder
 from calotype.data.loader import NativeLoader, ShardReader, eval_loader, foreign_generators, train_loader
 from calotype.errors import ConfigError, DataError, Interrupted
 from calotype.settings import DataSettings
@@ -27,8 +29,12 @@ from tests.toys.parity import Jitter, Parity, draw
 STEPS = 15
 
 
-def loader(data: Parity, transforms: Any = None, *, shards: int = 4, **settings: Any) -> NativeLoader:
-    drawn = [v2.RandomHorizontalFlip(), Jitter()] if transforms is None else transforms
+PHOTOS = [v2.RandomResizedCrop(16), v2.RandAugment(), v2.RandomErasing(0.5)]
+
+
+def loader(data: Parity | ImageFolder, transforms: Any = None, *, shards: int = 4, **settings: Any) -> NativeLoader:
+    usual = PHOTOS if isinstance(data, ImageFolder) else [v2.RandomHorizontalFlip(), Jitter()]
+    drawn = usual if transforms is None else transforms
     chosen = DataSettings(**{"batch_size": 8, "workers": 0, **settings})
     return train_loader(ShardReader(data.split("train"), drawn, seed=5), chosen, shards=shards)
 
@@ -38,9 +44,16 @@ def stream(found: NativeLoader, start: int = 0, stop: int = STEPS) -> list[list[
     return [[(shard.ids.tolist(), shard.digest) for shard in batch] for batch in found.steps(start, stop)]
 
 
+@pytest.fixture(scope="module", params=["parity", "photos"])
+def data(request: pytest.FixtureRequest, root_of: dict[str, Path]) -> Parity | ImageFolder:
+    """Parity images, and photos of several sizes and formats."""
+    photos = request.param == "photos"
+    return ImageFolder(root_of["photos"]) if photos else Parity(str(root_of["classification"]))
+
+
 @pytest.fixture(scope="module")
-def straight(parity_root: Path) -> Any:
-    return stream(loader(Parity(str(parity_root))))
+def straight(data: Parity | ImageFolder) -> Any:
+    return stream(loader(data))
 
 
 @pytest.mark.guarantee(
@@ -48,45 +61,58 @@ def straight(parity_root: Path) -> Any:
     condition="0, 1, 2 and 4 workers; transforms without a generator of their own",
 )
 @pytest.mark.parametrize(("workers", "prefetch"), [(1, 2), (2, 1), (2, 8), (4, 2)])
-def test_workers_and_prefetch_change_no_bit(workers: int, prefetch: int, straight: Any, parity_root: Path) -> None:
+def test_workers_and_prefetch_change_no_bit(workers: int, prefetch: int, straight: Any, data: Any) -> None:
     assert len({digest for batch in straight for _, digest in batch}) == STEPS * 4
-    assert stream(loader(Parity(str(parity_root)), workers=workers, prefetch=prefetch)) == straight
+    assert stream(loader(data, workers=workers, prefetch=prefetch)) == straight
 
 
 @pytest.mark.guarantee("The input stream is the same bytes after a resume at any step", condition="every step")
-def test_a_stream_can_start_at_any_step(straight: Any, parity_root: Path) -> None:
+def test_a_stream_can_start_at_any_step(straight: Any, data: Any) -> None:
     for start in range(STEPS + 1):
-        assert stream(loader(Parity(str(parity_root))), start) == straight[start:]
+        assert stream(loader(data), start) == straight[start:]
 
 
 @pytest.mark.parametrize("start", [1, 4, 5, 14])
-def test_workers_can_start_at_any_step(start: int, straight: Any, parity_root: Path) -> None:
-    assert stream(loader(Parity(str(parity_root)), workers=2), start) == straight[start:]
+def test_workers_can_start_at_any_step(start: int, straight: Any, data: Any) -> None:
+    assert stream(loader(data, workers=2), start) == straight[start:]
 
 
-def test_shards_cut_the_same_stream(straight: Any, parity_root: Path) -> None:
-    for ours, theirs in zip(straight, stream(loader(Parity(str(parity_root)), shards=1)), strict=True):
+def test_shards_cut_the_same_stream(straight: Any, data: Any) -> None:
+    for ours, theirs in zip(straight, stream(loader(data, shards=1)), strict=True):
         assert [number for ids, _ in ours for number in ids] == theirs[0][0]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[str]]:
+    """The images that were opened so far and how often each, in any worker."""
+    read, reads = Path.read_bytes, tmp_path / "reads"
+
+    def counted(path: Path) -> bytes:
+        with reads.open("ab") as file:
+            os.write(file.fileno(), f"{path}\n".encode())
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    return lambda: Counter(reads.read_text().splitlines())
 
 
 @pytest.mark.guarantee("A resume opens no skipped image", condition="counted")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [0, 7, 13])
-def test_nothing_that_is_skipped_is_opened(start: int, workers: int, tmp_path: Path) -> None:
+def test_nothing_that_is_skipped_is_opened(
+    start: int, workers: int, data: Any, opened: Callable[[], Counter[str]]
+) -> None:
     """Every image of the steps that are asked for is opened once, and no other."""
-    data = Parity(str(draw(tmp_path)), count=True)
-    wanted = Counter(
-        number for batch in stream(loader(data, workers=workers), start) for ids, _ in batch for number in ids
-    )
-    opened = Counter(int(line.split()[1]) for line in (tmp_path / "reads").read_text().splitlines())
-    assert opened == wanted
-    assert sum(opened.values()) == 8 * (STEPS - start)
+    source = data.split("train")
+    name_of = {number: str(file) for number, file in zip(source.ids.tolist(), source.files, strict=True)}
+    taken = stream(loader(data, workers=workers), start)
+    assert opened() == Counter(name_of[number] for batch in taken for ids, _ in batch for number in ids)
+    assert opened().total() == 8 * (STEPS - start)
 
 
-def test_nothing_is_read_ahead_beyond_the_last_step(tmp_path: Path) -> None:
-    data = Parity(str(draw(tmp_path)), count=True)
+def test_nothing_is_read_ahead_beyond_the_last_step(data: Any, opened: Callable[[], Counter[str]]) -> None:
     assert len(stream(loader(data, workers=2, prefetch=8), 3, 4)) == 1
-    assert len((tmp_path / "reads").read_text().splitlines()) == 8
+    assert opened().total() == 8
 
 
 @pytest.mark.guarantee("A sample that can't be read ends the run and is named", condition="data.on_error=error")

@@ -57,6 +57,13 @@ def test_halves_are_added_in_more_than_halves() -> None:
     assert found.dtype == torch.float16 and found.tolist() == [60000.0] * 2
 
 
+def test_weights_that_are_no_numbers_are_named() -> None:
+    found = states()
+    found[1]["3.bias"].fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=r"step-2 has values in 3\.bias that are no numbers"):
+        mean(found, NAMES)
+
+
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
 def test_checkpoints_of_different_networks_are_refused_by_name(change: str) -> None:
     found: list[dict[str, Any]] = states()

@@ -217,7 +217,7 @@ SABOTAGES = [
         "engine/state.py",
         'precision.load_state_dict(state["precision"])',
         "pass",
-        "tests/test_exactness.py::test_an_overflow_of_half_precision_is_no_error",
+        "tests/test_exactness.py::test_an_overflow_of_half_precision_is_no_error[classification]",
         long=True,
     ),
     Sabotage(

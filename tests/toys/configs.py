@@ -9,6 +9,9 @@ import yaml
 
 TASKS = {"classification": "label", "segmentation": "mask", "detection": "boxes"}
 
+DATA = [*TASKS, "photos"]
+"""What the promises of exactness are kept on: the toys, and a folder of photos."""
+
 _NESTEROV = {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9, "nesterov": True}
 _FUSED = {"_target_": "torch.optim.AdamW", "lr": 0.01, "fused": True}
 _ONE_CYCLE = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 0.1}
@@ -74,6 +77,11 @@ def toy(task: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dic
     for name, values in sections.items():
         tree[name] = {**tree[name], **values}
     return tree
+
+
+def config(data: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
+    """The config tree of a toy task on its parity data, or of the "photos"."""
+    return photos(root, runs, **sections) if data == "photos" else toy(data, root, runs, **sections)
 
 
 def write(tree: dict[str, Any], path: Path) -> str:

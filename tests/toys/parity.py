@@ -1,13 +1,12 @@
 """Parity data: PNG files on disk in which every pixel is a hash of its place and its image.
 
 No two samples are alike, so a wrong order, a repeated sample or another augmentation shows in the input digest. 41
-train images don't divide by any batch size used here. Every read is counted in a file, also when workers read.
+train images don't divide by any batch size used here.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -54,10 +53,10 @@ def objects(index: int) -> list[tuple[int, int, int, int, int]]:
 
 
 class Parity:
-    """The data set; `target` is "label", "mask" or "boxes". Reads are appended to `root`/reads when `count` is set."""
+    """The data set; `target` is "label", "mask" or "boxes"."""
 
-    def __init__(self, root: str, target: str = "label", count: bool = False) -> None:
-        self.root, self.target, self.count = Path(root), target, count
+    def __init__(self, root: str, target: str = "label") -> None:
+        self.root, self.target = Path(root), target
         self.classes, self.splits = CLASSES, tuple(SIZES)
 
     def split(self, name: str) -> Split:
@@ -83,9 +82,6 @@ class Split:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         content = self.files[position].read_bytes()
-        if self.data.count:
-            with (self.data.root / "reads").open("ab") as file:
-                os.write(file.fileno(), f"{self.name_} {position}\n".encode())
         image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         index = int(self.ids[position])
         sample = {"image": tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1)), "content": content}

@@ -26,7 +26,8 @@ from calotype.types import Batch, Shard
 def mean(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:
     """The equal-weight mean of state dicts, the newest last; tensors that are not floating are the newest's.
 
-    Raises CheckpointError naming the tensors in which two of them, called `names`, don't agree.
+    Raises CheckpointError naming the tensors in which two of them, called `names`, don't agree, or one that is no
+    number.
     """
     newest = states[-1]
     for name, state in zip(names, states, strict=True):
@@ -37,6 +38,9 @@ def mean(states: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> dict[s
                 f"{name} and {names[-1]} are of different networks: only in one, or of another shape, "
                 f"{'is' if len(wrong) == 1 else 'are'} {', '.join(wrong[:4])}{more}"
             )
+        bad = next((key for key, value in state.items() if value.is_floating_point() and value.isnan().any()), None)
+        if bad is not None:
+            raise CheckpointError(f"{name} has values in {bad} that are no numbers; average without it")
     return {name: _mean([state[name] for state in states]) for name in newest}
 
 
