@@ -13,10 +13,12 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -29,6 +31,8 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.warm"])
 KILLED = -signal.SIGKILL
 INTERRUPTED = 75
+HANGS = 15
+"""Seconds that a plan's `hang` takes."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,28 @@ def _run(function: Callable[..., Any], args: tuple[Any, ...], env: dict[str, str
     sys.exit(code)
 
 
+def together(size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Outcome]:
+    """Run `function(*args)` as so many processes of one run, started as torchrun starts them; how each ended, by
+    rank. A plan of faults is for one of them: `2/after_step@3` for the third.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    common["LOCAL_WORLD_SIZE"] = str(size)
+    envs = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(lambda env: call(function, *args, timeout=timeout, env=env), envs))
+
+
 def hook(plan: str) -> Callable[[str], None]:
-    """The hook of a plan: `point@n`, or `point@n:disk`, or `point@n:` and the name of a signal."""
+    """The hook of a plan: `point@n`, or `point@n:disk`, `point@n:hang`, or `point@n:` and the name of a signal; with
+    `rank/` in front for one of several processes.
+    """
+    rank, slash, rest = plan.partition("/")
+    if slash:
+        return hook(rest) if os.environ.get("RANK", "0") == rank else lambda _: None
     where, _, action = plan.partition(":")
-    if not action.startswith("SIG"):
+    if action != "hang" and not action.startswith("SIG"):
         return faults.planned(plan)
     name, _, count = where.partition("@")
     passes = 0
@@ -101,7 +123,9 @@ def hook(plan: str) -> Callable[[str], None]:
     def passing(point: str) -> None:
         nonlocal passes
         passes += point == name
-        if point == name and passes == int(count):
+        if point == name and passes == int(count) and action == "hang":
+            time.sleep(HANGS)
+        elif point == name and passes == int(count):
             os.kill(os.getpid(), signal.Signals[action])
 
     return passing

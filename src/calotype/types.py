@@ -94,6 +94,9 @@ class Term:
     count: float
     weight: float = 1.0
 
+    def __add__(self, other: Term) -> Term:
+        return Term(self.sum + other.sum, self.count + other.count, self.weight)
+
 
 @dataclass(slots=True)
 class Loss:

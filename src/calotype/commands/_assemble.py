@@ -22,6 +22,7 @@ from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.engine.averaging import EMA
 from calotype.engine.device import set_up
+from calotype.engine.distributed import World, check_world
 from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import takes_found_inf
@@ -86,12 +87,12 @@ class Frozen:
         return {name: value for name, value in asdict(self).items() if name not in ("skipped", "weights")}
 
     @classmethod
-    def of(cls, trainer: TrainerSettings) -> Frozen:
-        """Resolve the settings on this machine."""
+    def of(cls, trainer: TrainerSettings, world: World) -> Frozen:
+        """Resolve the settings on this machine, for so many processes."""
         cuda = trainer.accelerator == "cuda" or (trainer.accelerator == "auto" and torch.cuda.is_available())
         return cls(
-            shards=1 if trainer.shards == "auto" else trainer.shards,
-            threads=_cores() if trainer.threads == "auto" else trainer.threads,
+            shards=world.size if trainer.shards == "auto" else trainer.shards,
+            threads=max(1, _cores() // world.local_size) if trainer.threads == "auto" else trainer.threads,
             reduce=("fast" if cuda else "exact") if trainer.reduce == "auto" else trainer.reduce,
             deterministic="strict" if trainer.deterministic == "auto" else trainer.deterministic,
             accelerator="cuda" if cuda else "cpu",
@@ -139,22 +140,27 @@ class Assembly:
     notes: list[str] = field(default_factory=list)
 
 
-def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: bool = True) -> Assembly:
+def assemble(
+    tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: bool = True, world: World | None = None
+) -> Assembly:
     """Build the objects of a run. `frozen` is what a run recorded; without it `auto` is resolved here. Unless it
-    `begins` a checkpoint brings all weights, and none to start from are looked for.
+    `begins` a checkpoint brings all weights, and none to start from are looked for. Of several processes each builds
+    its own.
     """
-    settings = Settings.of(tree)
+    settings, world = Settings.of(tree), world or World()
     if not begins:
         settings = settings.begun()
-    frozen = frozen or Frozen.of(settings.trainer)
-    device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic)
-    data = load_data(settings, frozen.shards, frozen.skipped, pin=device.type == "cuda")
+    frozen = frozen or Frozen.of(settings.trainer, world)
+    check_world(world, frozen.shards, exact=frozen.reduce == "exact")
+    device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic, world.local_rank)
+    part = (world.rank, world.size)
+    data = load_data(settings, frozen.shards, frozen.skipped, pin=device.type == "cuda", part=part)
     frozen = replace(frozen, skipped=data.skipped)
     task, loaded = build_task(settings, device, data.classes, frozen.weights)
     data.foreign += _foreign_in(task, settings)
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
-    parts = _parts(settings, task, plan, data)
+    parts = replace(_parts(settings, task, plan, data), world=world)
     options = _options(settings, frozen, plan, device)
     inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
     notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
@@ -163,8 +169,16 @@ def assemble(tree: Mapping[str, Any], frozen: Frozen | None = None, *, begins: b
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, profiler, notes)
 
 
-def load_data(settings: Settings, shards: int, skipped: Skipped | None = None, *, pin: bool = False) -> Data:
-    """The data set and its loaders, without what is known to be `skipped` or is found to be broken.
+def load_data(
+    settings: Settings,
+    shards: int,
+    skipped: Skipped | None = None,
+    *,
+    pin: bool = False,
+    part: tuple[int, int] = (0, 1),
+) -> Data:
+    """The data set and its loaders, without what is known to be `skipped` or is found to be broken. `part`: which of
+    how many processes it is for.
 
     Raises DataError for a missing train split, ConfigError for foreign generators.
     """
@@ -182,12 +196,13 @@ def load_data(settings: Settings, shards: int, skipped: Skipped | None = None, *
         shards=shards,
         limit=settings.trainer.limit_train_batches,
         pin=pin,
+        part=part,
     )
     transforms = build(settings.data.eval_transforms, "data.eval_transforms")
 
     def held_out(split: str, limit: int | None, sample: int | None) -> Any:
         reader = pipeline.ShardReader(sources[split], transforms, seed=settings.seed)
-        return pipeline.eval_loader(reader, settings.data, limit=limit, sample=sample, pin=pin)
+        return pipeline.eval_loader(reader, settings.data, limit=limit, sample=sample, pin=pin, part=part)
 
     batch_transforms = [
         build(node, f"data.batch_transforms.{index}", **_told(node, dataset.classes))

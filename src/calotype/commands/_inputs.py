@@ -17,6 +17,7 @@ from calotype.config.check import check_schema
 from calotype.config.compose import Config, compose
 from calotype.config.targets import check_targets
 from calotype.config.trust import check_trusted
+from calotype.engine.distributed import World
 from calotype.errors import CheckpointError, RefusedError, UsageError
 from calotype.record import record as records
 from calotype.record.data import DataLock, SplitLock, differences, touched
@@ -55,7 +56,7 @@ def anchored(config: Config, folder: Path | None = None) -> Config:
     return replace(config, tree={**config.tree, "module": module})
 
 
-def reassemble(folder: RunFolder, config: Config, *, begins: bool) -> Assembly:
+def reassemble(folder: RunFolder, config: Config, *, begins: bool, world: World | None = None) -> Assembly:
     """The objects of a recorded run. One that `begins` needs the weights it began with: raises CheckpointError naming
     them if they are gone.
     """
@@ -70,7 +71,7 @@ def reassemble(folder: RunFolder, config: Config, *, begins: bool) -> Assembly:
                 f"back, or name it by {start.key}=PATH with --allow-changed config\n{error.message}",
                 key=start.key,
             ) from error
-    return assemble(config.tree, frozen(record), begins=begins)
+    return assemble(config.tree, frozen(record), begins=begins, world=world)
 
 
 def frozen(record: Mapping[str, Any]) -> Frozen:

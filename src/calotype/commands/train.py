@@ -6,19 +6,32 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calotype.commands._arguments import add_config_arguments, config_from, paths
 from calotype.commands._text import count
+from calotype.commands._together import (
+    follow,
+    hand_out,
+    is_first,
+    launch,
+    nothing_to_do,
+    report_of,
+    reported,
+    spoken_for,
+    wanted,
+    world_of,
+)
 from calotype.config.compose import Config
 from calotype.errors import CheckpointError, RunFolderError, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
     from calotype.engine.checkpoint import Checkpoint
+    from calotype.engine.distributed import World
     from calotype.record.data import DataLock
     from calotype.record.folder import RunFolder
 
@@ -75,15 +88,16 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(config_from(args).to_yaml())
         return 0
     allowed = [part for part in args.allow_changed.split(",") if part]
-    result = train(
-        *args.overrides,
-        config_dirs=args.config_dir,
-        resume=args.resume,
-        allow_changed=allowed,
-        strict=args.strict,
-        trust=args.trust,
-    )
-    if args.json:
+    with spoken_for():
+        result = train(
+            *args.overrides,
+            config_dirs=args.config_dir,
+            resume=args.resume,
+            allow_changed=allowed,
+            strict=args.strict,
+            trust=args.trust,
+        )
+    if args.json and is_first():
         from calotype.commands._execute import plain
 
         told = {"folder": str(result.folder), "metrics": plain(result.metrics)}
@@ -127,6 +141,39 @@ def train(
     ConfigError, DataError, RefusedError for inputs that changed since the run was recorded, Interrupted when a signal
     stopped it.
     """
+    if not is_first():
+        folder, step, results = follow()
+        return Result(folder, "done", step, results)
+    arguments = [*overrides, *(f"--config-dir={path}" for path in config_dirs), *(f"--trust={name}" for name in trust)]
+    arguments += [f"--resume={resume}"] * (resume is not None) + ["--strict"] * strict
+    arguments += [f"--allow-changed={','.join(allow_changed)}"] if allow_changed else []
+    try:
+        chosen, config = _choose(overrides, config_dirs, resume, trust)
+        if (devices := wanted(config)) > 1:
+            folder = Path(launch(devices, arguments)["folder"])
+            return _finished(_folder(folder), config, quiet=True)
+        with world_of(config) as world:
+            if chosen is None:
+                result = start(config, overrides, quiet=quiet, world=world)
+            else:
+                result = go_on(chosen, config, allow_changed, strict=strict, quiet=quiet, world=world)
+    except BaseException as error:
+        reported(report_of(error))
+        raise
+    reported({"folder": str(result.folder)})
+    return result
+
+
+def _folder(path: Path) -> RunFolder:
+    from calotype.record.folder import RunFolder
+
+    return RunFolder(path)
+
+
+def _choose(
+    overrides: Sequence[str], config_dirs: Sequence[Path], resume: str | Path | None, trust: Collection[str]
+) -> tuple[RunFolder | None, Config]:
+    """The run to go on with, None for a new one, and its config."""
     from calotype.config.check import load_and_check
     from calotype.record.folder import RunFolder
 
@@ -134,10 +181,7 @@ def train(
         from calotype.commands._inputs import anchored
 
         config = anchored(load_and_check(overrides, config_dirs=config_dirs))
-        folder = find_same(config) if resume == "auto" else None
-        if folder is None:
-            return start(config, overrides, quiet=quiet)
-        return go_on(folder, lambda _: config, allow_changed, strict=strict, quiet=quiet)
+        return (find_same(config) if resume == "auto" else None), config
 
     from calotype.config.compose import compose
 
@@ -147,9 +191,7 @@ def train(
         raise UsageError("--resume RUN takes the run's own config; leave experiment= out, or use --resume auto")
     from calotype.commands._inputs import recorded_config
 
-    return go_on(
-        folder, lambda found: recorded_config(found, overrides, trust), allow_changed, strict=strict, quiet=quiet
-    )
+    return folder, recorded_config(folder, overrides, trust)
 
 
 def find_same(config: Config) -> RunFolder | None:
@@ -169,21 +211,23 @@ def find_same(config: Config) -> RunFolder | None:
     return None
 
 
-def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False) -> Result:
+def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False, world: World | None = None) -> Result:
     """A new run of the config that `overrides` gave: its folder and record, then the training."""
     from calotype.commands._assemble import assemble
     from calotype.commands._inputs import data_lock
     from calotype.commands._messages import Messages
     from calotype.commands._model import Image
     from calotype.commands._start import other_inputs
+    from calotype.engine.distributed import World
     from calotype.record import record as records
     from calotype.record.folder import RunFolder
     from calotype.record.ownership import sign, statement
 
+    world = world or World()
     folder = RunFolder.create(paths(config.tree).runs, str(config.tree["experiment"]))
     with folder.locked(), Messages(folder, quiet=quiet).warnings():
         try:
-            assembly = assemble(config.tree)
+            assembly = assemble(config.tree, world=world)
             assembly.notes += other_inputs(config.tree)
             lock = data_lock(assembly, config.tree)
             text, search = config.to_yaml(), [str(path) for path in config.search]
@@ -206,31 +250,35 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False)
         except BaseException:
             shutil.rmtree(folder.path, ignore_errors=True)
             raise
+        hand_out(world, folder, config, None)
         return _Job(folder, config, assembly, lock, quiet).run()
 
 
 def go_on(
     folder: RunFolder,
-    config_of: Callable[[RunFolder], Config],
+    config: Config,
     allowed: Collection[str],
     *,
     strict: bool = False,
     quiet: bool = False,
+    world: World | None = None,
 ) -> Result:
     """Resume a run from its newest sound checkpoint, or from its start. A finished run is left as it is."""
     from calotype.commands._inputs import changes, data_lock, reassemble, refuse_changes
     from calotype.commands._messages import Messages
     from calotype.commands._skipped import recorded
+    from calotype.engine.distributed import World
     from calotype.record import record as records
     from calotype.record.data import DataLock
 
+    world = world or World()
     with folder.locked(), Messages(folder, quiet=quiet).warnings():
         status = folder.status()
-        config = config_of(folder)
         if status.get("state") == "done" and config.digest() == folder.record()["config_digest"]:
+            nothing_to_do(world, folder)
             return _finished(folder, config, quiet=quiet)
         checkpoint, faults = _newest(folder, strict=strict)
-        assembly = reassemble(folder, config, begins=checkpoint is None)
+        assembly = reassemble(folder, config, begins=checkpoint is None, world=world)
         lock = data_lock(assembly, config.tree)
         found = changes(folder, config, assembly, lock)
         refuse_changes(found, allowed)
@@ -241,7 +289,9 @@ def go_on(
         out = assembly.frozen.skipped
         looked = {"skipped": out} if out is not None and recorded(folder.record()) is None else {}
         records.extend(folder, resumed_at=step, changed=found, allowed=sorted(found), **looked)
-        return _Job(folder, config, assembly, lock, quiet).run(checkpoint, replanned="config" in found)
+        replanned = "config" in found
+        hand_out(world, folder, config, checkpoint, replanned=replanned)
+        return _Job(folder, config, assembly, lock, quiet).run(checkpoint, replanned=replanned)
 
 
 def _newest(folder: RunFolder, *, strict: bool) -> tuple[Checkpoint | None, list[str]]:

@@ -186,11 +186,29 @@ def _check_weights(module: ModuleSettings) -> None:
 
 
 def _check_devices(trainer: TrainerSettings) -> None:
-    later = "; training on several processes is not available yet"
-    if trainer.devices not in ("auto", 1):
-        raise ConfigError(f"{trainer.devices} is not allowed{later}; use auto or 1", key="trainer.devices")
-    if trainer.strategy not in ("auto", "single"):
-        raise ConfigError(f"{trainer.strategy} is not allowed{later}; use auto or single", key="trainer.strategy")
+    seconds(trainer.timeout, "trainer.timeout")
+    devices, shards = trainer.devices, trainer.shards
+    if trainer.strategy in ("fsdp", "dp"):
+        raise ConfigError(f"{trainer.strategy} is not available yet; use auto or ddp", key="trainer.strategy")
+    if not isinstance(devices, int) or devices == 1:
+        return
+    if devices < 1:
+        raise ConfigError(f"{devices} is not allowed; allowed: auto, 1 or more", key="trainer.devices")
+    if trainer.strategy == "single":
+        raise ConfigError(f"single is overruled by trainer.devices={devices}; use auto", key="trainer.strategy")
+    if trainer.reduce == "fast":
+        raise ConfigError("fast is not available yet on several processes; use exact", key="trainer.reduce")
+    if devices & (devices - 1):
+        below = 1 << (devices.bit_length() - 1)
+        raise ConfigError(
+            f"{devices} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}",
+            key="trainer.devices",
+        )
+    if isinstance(shards, int) and shards % devices:
+        raise ConfigError(
+            f"{devices} processes can't share {shards} shards evenly; set trainer.shards={devices} or a multiple",
+            key="trainer.devices",
+        )
 
 
 def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:

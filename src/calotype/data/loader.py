@@ -11,13 +11,14 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from calotype.data.order import Batching, EvalOrder, Order, ShardPlan, TrainOrder
+from calotype.data.order import Batching, EvalOrder, Order, ShardPlan, Share, TrainOrder
 from calotype.data.reader import RAGGED, Failure, ShardReader, fields_digest, one_thread, plain
 from calotype.errors import ConfigError, Interrupted
 from calotype.faults import fault
@@ -49,7 +50,9 @@ class _Plans:
 
 
 class NativeLoader:
-    """Reads the batches of an order. `workers=0` reads in this process; `timeout` bounds the wait for one shard."""
+    """Reads the batches of an order, or of several processes' one its `share` of them. `workers=0` reads in this
+    process; `timeout` bounds the wait for one shard.
+    """
 
     def __init__(
         self,
@@ -59,8 +62,10 @@ class NativeLoader:
         *,
         pin: bool = False,
         workers: int | None = None,
+        share: Order | None = None,
     ) -> None:
         self.reader, self.order, self.settings, self.pin = reader, order, settings, pin
+        self.share = share or order
         self.workers = settings.workers if workers is None else workers
         self.timeout = seconds(settings.timeout, "data.timeout")
         self.exact = True
@@ -79,7 +84,7 @@ class NativeLoader:
             return 0, 0
         with one_thread():
             sample, _ = self.reader.sample(0, 0)
-        batch = self.order.batch(0)
+        batch = self.share.batch(0) or self.order.batch(0)
         tensors = [value if isinstance(value, torch.Tensor) else torch.tensor(value) for value in sample.values()]
         shards = self.workers * self.settings.prefetch + len(batch)
         largest = max(len(plan.positions) for plan in batch)
@@ -91,15 +96,14 @@ class NativeLoader:
 
         Raises DataError for a sample that can't be read, Interrupted when a worker dies or hangs.
         """
-        plans = _Plans(self.order, start, stop)
+        plans = _Plans(self.share, start, stop)
         shards = self._here(plans) if self.workers == 0 else self._by_workers(plans)
-        batch: Batch = []
-        for shard in shards:
-            batch.append(shard)
-            step = plans.sent.popleft().step
-            if not plans.sent or plans.sent[0].step != step:
-                yield batch
-                batch = []
+        for step in count(start) if stop is None else range(start, stop):
+            batch: Batch = []
+            for _ in range(self.share.size(step)):
+                batch.append(next(shards))
+                plans.sent.popleft()
+            yield batch
 
     def _here(self, plans: _Plans) -> Iterator[Shard]:
         for plan in plans:
@@ -163,9 +167,16 @@ def _shard(result: Shard | Failure) -> Shard:
 
 
 def train_loader(
-    reader: ShardReader, settings: DataSettings, *, shards: int, limit: int | None = None, pin: bool = False
+    reader: ShardReader,
+    settings: DataSettings,
+    *,
+    shards: int,
+    limit: int | None = None,
+    pin: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> NativeLoader:
-    """The loader of the train split; `limit` ends an epoch after so many batches.
+    """The loader of the train split; `limit` ends an epoch after so many batches. `part`: this process's number among
+    so many.
 
     Raises DataError for a split smaller than a batch, ConfigError for shards that would get no sample, and for sampling
     by class from samples that have not one class each, or in a fixed order.
@@ -177,7 +188,8 @@ def train_loader(
         )
     batching = Batching(settings.batch_size, shards, settings.shuffle, settings.drop_last, limit)
     labels = _labels(reader, settings) if settings.sampling == "class_balanced" else None
-    return NativeLoader(reader, TrainOrder(len(reader.source), batching, reader.seed, labels), settings, pin=pin)
+    order = TrainOrder(len(reader.source), batching, reader.seed, labels)
+    return NativeLoader(reader, order, settings, pin=pin, share=Share(order, *part) if part[1] > 1 else None)
 
 
 def _labels(reader: ShardReader, settings: DataSettings) -> IntArray:
@@ -198,13 +210,15 @@ def eval_loader(
     limit: int | None = None,
     sample: int | None = None,
     pin: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> NativeLoader:
     """The loader of an evaluation: every sample once in the order of ids, `limit` batches at most. `sample` takes only
     so many samples, drawn by the seed, the same each time.
 
     A few batches are read sooner here than by workers that have to be started for them.
     """
-    order = EvalOrder(reader.source.ids, settings.eval_batch_size, limit=limit, sample=sample, seed=reader.seed)
+    size, ids, seed = settings.eval_batch_size, reader.source.ids, reader.seed
+    order = EvalOrder(ids, size, limit=limit, sample=sample, seed=seed, part=part)
     workers = 0 if order.steps_per_epoch < 2 * settings.workers else settings.workers
     return NativeLoader(reader, order, settings, pin=pin, workers=workers)
 

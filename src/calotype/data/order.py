@@ -42,6 +42,7 @@ class Order(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
     def batch(self, step: int) -> list[ShardPlan]: ...
+    def size(self, step: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +72,29 @@ class Batching:
 
 
 class TrainOrder:
-    """Epochs over `size` samples, each in an order of its own: without replacement, or, where `labels` are given (the
+    """Epochs over so many samples, each in an order of its own: without replacement, or, where `labels` are given (the
     class of each sample, int64), with replacement and every class that has samples equally likely.
     """
 
-    def __init__(self, size: int, batching: Batching, seed: int = 0, labels: IntArray | None = None) -> None:
-        self.size, self.batching, self.seed = size, batching, seed
-        self.steps_per_epoch = batching.steps(size)
+    def __init__(self, samples: int, batching: Batching, seed: int = 0, labels: IntArray | None = None) -> None:
+        self.samples, self.batching, self.seed = samples, batching, seed
+        self.steps_per_epoch = batching.steps(samples)
         self._members = None if labels is None else _Members(labels)
         self._cached: tuple[int, IntArray, IntArray | None] = (-1, np.arange(0), None)
 
     def permutation(self, epoch: int) -> IntArray:
-        """The positions of an epoch in order, int64 (size,); the last epoch asked for is kept."""
+        """The positions of an epoch in order, int64 (samples,); the last epoch asked for is kept."""
         return self._epoch(epoch)[0]
 
     def _epoch(self, epoch: int) -> tuple[IntArray, IntArray | None]:
         if not self.batching.shuffle:
-            return np.arange(self.size), None
+            return np.arange(self.samples), None
         if self._cached[0] != epoch:
             drawn = generator(self.seed, "order", epoch)
             if self._members is None:
-                self._cached = (epoch, torch.randperm(self.size, generator=drawn).numpy(), None)
+                self._cached = (epoch, torch.randperm(self.samples, generator=drawn).numpy(), None)
             else:
-                positions = self._members.draw(self.size, drawn)
+                positions = self._members.draw(self.samples, drawn)
                 self._cached = (epoch, positions, occurrences(positions))
         return self._cached[1:]
 
@@ -102,19 +103,41 @@ class TrainOrder:
         epoch, within = divmod(step, self.steps_per_epoch)
         positions, repeats = self._epoch(epoch)
         size = self.batching.batch_size
-        rows = np.arange(within * size, min((within + 1) * size, self.size))
+        rows = np.arange(within * size, min((within + 1) * size, self.samples))
         return [
             ShardPlan(step, epoch, shard, positions[piece], None if repeats is None else repeats[piece])
             for shard, piece in enumerate(np.array_split(rows, self.batching.shards))
             if len(piece)
         ]
 
+    def size(self, step: int) -> int:
+        """How many shards a step has."""
+        batching, within = self.batching, step % self.steps_per_epoch
+        return min(batching.shards, batching.batch_size, self.samples - within * batching.batch_size)
+
     def smallest_shard(self) -> int:
         """The fewest samples any shard of an epoch holds."""
         batching = self.batching
-        tail = self.size - (self.steps_per_epoch - 1) * batching.batch_size
+        tail = self.samples - (self.steps_per_epoch - 1) * batching.batch_size
         pieces = np.array_split(np.arange(min(tail, batching.batch_size)), batching.shards)
         return min(len(piece) for piece in pieces if len(piece))
+
+
+class Share:
+    """What one of several processes reads of the train split: the same block of neighbouring shards of every batch."""
+
+    def __init__(self, order: TrainOrder, rank: int, ranks: int) -> None:
+        self.order, self.steps_per_epoch = order, order.steps_per_epoch
+        width = order.batching.shards // ranks
+        self.mine = range(rank * width, (rank + 1) * width)
+
+    def batch(self, step: int) -> list[ShardPlan]:
+        """This process's shards of a step; none of a tail batch that is smaller than the shards before them."""
+        return [plan for plan in self.order.batch(step) if plan.shard in self.mine]
+
+    def size(self, step: int) -> int:
+        """How many those are."""
+        return len(self.mine[: max(0, self.order.size(step) - self.mine.start)])
 
 
 class _Members:
@@ -146,20 +169,35 @@ def occurrences(positions: IntArray) -> IntArray:
 
 class EvalOrder:
     """Every sample once, by ascending id, in batches of one shard. `limit` keeps the first batches only; `sample` keeps
-    so many samples, the same each time, drawn by `seed`.
+    so many samples, the same each time, drawn by `seed`. Of several processes the batches go to one after another; the
+    last ones may have none at the end.
     """
 
     def __init__(
-        self, ids: IntArray, batch_size: int, *, limit: int | None = None, sample: int | None = None, seed: int = 0
+        self,
+        ids: IntArray,
+        batch_size: int,
+        *,
+        limit: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.positions = np.argsort(ids, kind="stable")
         if sample is not None:
             drawn = torch.randperm(len(ids), generator=generator(seed, "watch")).numpy()
             self.positions = self.positions[np.sort(drawn[:sample])]
-        self.batch_size = batch_size
+        self.batch_size, (self.rank, self.ranks) = batch_size, part
         whole = -(-len(self.positions) // batch_size)
-        self.steps_per_epoch = whole if limit is None else min(limit, whole)
+        self.batches = whole if limit is None else min(limit, whole)
+        self.steps_per_epoch = -(-self.batches // self.ranks)
 
     def batch(self, step: int) -> list[ShardPlan]:
         """The one shard of a batch."""
-        return [ShardPlan(step, 0, 0, self.positions[step * self.batch_size : (step + 1) * self.batch_size])]
+        number = step * self.ranks + self.rank
+        rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return [ShardPlan(step, 0, 0, self.positions[rows])] if number < self.batches else []
+
+    def size(self, step: int) -> int:
+        """1, or 0 where this process has no batch left."""
+        return int(step * self.ranks + self.rank < self.batches)

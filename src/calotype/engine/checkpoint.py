@@ -103,6 +103,11 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return bytes(safetensors.torch.save(plain, {"format": "pt"}))
 
 
+def from_bytes(data: bytes) -> dict[str, Tensor]:
+    """The tensors of such a file, on the CPU."""
+    return dict(safetensors.torch.load(data))
+
+
 def contents(step: int, network: Mapping[str, Tensor], training: Mapping[str, Any], **about: Any) -> dict[str, Any]:
     """The files of a checkpoint, in the order of writing; `about` goes to the manifest. Raises CheckpointError for a
     state that can't be written.
@@ -284,6 +289,24 @@ class Checkpoints:
         if name in {"last", "best", "average"}:
             name = pointer.read_text(errors="replace").strip()
         return open_checkpoint(self.folder / Path(name).name)
+
+
+class Elsewhere(Checkpoints):
+    """The checkpoints of a run whose folder another process writes."""
+
+    def __init__(self, *, keep_best: int, maximise: bool) -> None:
+        super().__init__(Path(), keep_best=keep_best, maximise=maximise)
+
+    def save(self, step: int, *_: Any, part: bool = False) -> Path:
+        """Where it would be."""
+        return Path(name_of(step, part=part))
+
+    def settle(self, checkpoint: Checkpoint, scores: Mapping[int, float]) -> None:
+        """The other process does it."""
+
+    def has_best(self) -> bool:
+        """The other process knows."""
+        return False
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -13,8 +13,10 @@ import torch
 from calotype.errors import ConfigError
 
 
-def set_up(accelerator: str, threads: int, deterministic: Literal["strict", "warn", "off"]) -> torch.device:
-    """Set the process up and return its device.
+def set_up(
+    accelerator: str, threads: int, deterministic: Literal["strict", "warn", "off"], local_rank: int = 0
+) -> torch.device:
+    """Set the process up and return its device; `local_rank` is its number among the run's on this machine.
 
     "strict" makes an operation without a deterministic form an error, "warn" a warning; both turn off cuDNN's search
     for the fastest algorithm, whose outcome varies. Memory that is allocated and not yet written is left as it is:
@@ -32,7 +34,11 @@ def set_up(accelerator: str, threads: int, deterministic: Literal["strict", "war
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = exact
     torch.backends.cudnn.benchmark = not exact
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    if not cuda:
+        return torch.device("cpu")
+    if local_rank:
+        torch.cuda.set_device(local_rank)
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def keep_memory() -> None:

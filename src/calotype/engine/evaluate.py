@@ -6,17 +6,22 @@ the number of samples and the digest of their ids. Nothing waits for the device 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calotype.digest import Digest
+from calotype.engine.checkpoint import from_bytes, to_bytes
+from calotype.engine.distributed import World
 from calotype.engine.precision import Precision
+from calotype.engine.survey import pack, unpack
 from calotype.errors import ConfigError, DataError
 from calotype.faults import fault
 from calotype.types import Counts, Loader, Loss, Metric, Prediction, Shard, Task
@@ -25,7 +30,10 @@ Place = Callable[[Shard], Shard]
 
 
 class Bystander:
-    """Sees what an evaluation sees, and here does nothing about it."""
+    """Sees what an evaluation sees, and here does nothing about it; `world` shares the batches."""
+
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
 
     def stop(self) -> bool:
         """Asked between two batches: whether to end."""
@@ -41,52 +49,96 @@ class Bystander:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured on a split: metrics by name without the split, over `count` samples whose ids have a digest."""
+    """What was measured on a split: metrics by name without the split, over `count` samples whose ids have a digest.
+    `others` are the shards that other processes read, without their fields.
+    """
 
     split: str
     metrics: Mapping[str, Any]
     count: int
     ids: str
+    others: Sequence[Shard] = ()
 
     def scalars(self) -> dict[str, float]:
         """The metrics that are single numbers, as `split/name`."""
         return {f"{self.split}/{name}": value for name, value in self.metrics.items() if isinstance(value, int | float)}
 
 
-class _Sums:
-    """The additive states of an evaluation, by metric and name."""
+_Name = tuple[str, str]
+"""A metric and an entry of its state; of the loss, "" and a term, and "#" and what the term is divided by."""
 
-    def __init__(self, factories: Mapping[str, Callable[[], Metric]]) -> None:
-        self.factories = factories
-        self.states: dict[str, dict[str, Tensor]] = {}
-        self.terms: dict[str, Tensor] = {}
-        self.counts: dict[str, float] = {}
+
+class _Sums:
+    """The additive states of an evaluation.
+
+    Integers add up to the same in any order. What is rounded is added in the order of the batches; of several processes
+    each keeps its own batches apart until all are `joined`.
+    """
+
+    def __init__(self, factories: Mapping[str, Callable[[], Metric]], *, joint: bool) -> None:
+        self.factories, self.joint = factories, joint
+        self.total: dict[_Name, Tensor] = {}
+        self.apart: list[dict[_Name, Tensor]] = []
         self.weights: dict[str, float] = {}
 
     def add(self, loss: Loss, prediction: Prediction, shard: Shard) -> None:
+        found: dict[_Name, Tensor] = {}
         for name, factory in self.factories.items():
             metric = factory()
             metric.update(prediction, shard)
-            state, sums = metric.state(), self.states.setdefault(name, {})
-            for key, value in state.items():
-                sums[key] = sums[key] + value if key in sums else value
+            found |= {(name, key): value for key, value in metric.state().items()}
         for name, term in loss.terms.items():
-            value = term.sum.double()
-            self.terms[name] = self.terms[name] + value if name in self.terms else value
-            self.counts[name] = self.counts.get(name, 0.0) + term.count
+            found["", name], found["#", name] = term.sum.double(), torch.tensor(term.count, dtype=torch.float64)
             self.weights[name] = term.weight
+        rounded = {name: value for name, value in found.items() if self.joint and value.is_floating_point()}
+        self._take({name: value for name, value in found.items() if name not in rounded})
+        if self.joint:
+            self.apart.append(rounded)
+
+    def _take(self, found: Mapping[_Name, Tensor]) -> None:
+        for name, value in found.items():
+            self.total[name] = self.total[name] + value if name in self.total else value
 
     def results(self) -> dict[str, Any]:
-        means = {
-            name: float(value) / self.counts[name] if self.counts[name] else 0.0 for name, value in self.terms.items()
-        }
+        means = {}
+        for (metric, name), value in self.total.items():
+            if metric == "":
+                count = float(self.total["#", name])
+                means[name] = float(value) / count if count else 0.0
         results: dict[str, Any] = dict(means) if len(means) > 1 else {}
         if means:
             results["loss"] = sum(mean * self.weights[name] for name, mean in means.items())
         for name, factory in self.factories.items():
-            if name in self.states:
-                results |= factory().compute(self.states[name])
+            state = {key: value for (metric, key), value in self.total.items() if metric == name}
+            if state:
+                results |= factory().compute(state)
         return results
+
+    def word(self) -> bytes:
+        """What this process found, for the others."""
+        names, tensors = list[tuple[int, str, str]](), dict[str, Tensor]()
+        for batch, found in enumerate([self.total, *self.apart]):
+            for name, value in found.items():
+                tensors[str(len(names))] = value
+                names.append((batch, *name))
+        head = json.dumps({"names": names, "weights": self.weights}).encode()
+        return head + b"\n" + to_bytes(tensors)
+
+    def joined(self, words: Sequence[bytes], device: torch.device) -> _Sums:
+        """The sums of all processes from what each said; batch j is process j mod W's."""
+        whole, dealt = _Sums(self.factories, joint=False), []
+        for word in words:
+            head, _, rest = word.partition(b"\n")
+            about, tensors, batches = json.loads(head), from_bytes(rest), dict[int, dict[_Name, Tensor]]()
+            for place, (batch, metric, key) in enumerate(about["names"]):
+                batches.setdefault(batch, {})[metric, key] = tensors[str(place)].to(device)
+            whole.weights |= about["weights"]
+            whole._take(batches.pop(0, {}))
+            dealt.append([batches.get(batch, {}) for batch in range(1, 1 + max(batches, default=0))])
+        for row in zip_longest(*dealt, fillvalue={}):
+            for found in row:
+                whole._take(found)
+        return whole
 
 
 def check_monitor(task: Task, monitor: str, *, measured: bool, followed: bool) -> None:
@@ -118,7 +170,8 @@ def evaluate(
 ) -> Evaluation | None:
     """Measure `task` on the batches of `loader`; None when `watch` asked to stop between two batches.
 
-    `place` brings a shard to the device. Raises DataError when the loader gives an id twice or out of order.
+    `place` brings a shard to the device. Of several processes `loader` deals each its batches, and all come to the same
+    numbers. Raises DataError when the loader gives an id twice or out of order.
     """
     module: Any = task
     training = module.training
@@ -133,21 +186,30 @@ def evaluate(
 def _measure(
     task: Any, loader: Loader, split: str, precision: Precision, place: Place, watch: Bystander
 ) -> Evaluation | None:
-    sums, ids, last, count = _Sums(task.metrics()), Digest(), None, 0
+    world = watch.world
+    sums, seen = _Sums(task.metrics(), joint=world.size > 1), list[Shard]()
     for batch in loader.steps(0, loader.steps_per_epoch):
         fault("in_val")
-        if watch.stop():
+        if any(world.gather(b"stop" if watch.stop() else b"")):
             return None
         for shard in batch:
-            last = _check_order(shard, last, split)
-            ids.add(shard.ids)
-            count += len(shard)
             placed, counts = place(shard), task.counts(shard)
             with watch.judging():
                 loss, prediction = _judge(task, placed, counts, precision)
             sums.add(loss, prediction, placed)
             watch.seen(prediction, placed)
-    return Evaluation(split, sums.results(), count, ids.hex())
+            seen.append(replace(shard, fields={}))
+    others: list[Shard] = []
+    if world.size > 1:
+        sums = sums.joined(world.gather(sums.word()), precision.device)
+        dealt = [unpack(word)[1] for word in world.gather(pack({}, seen))]
+        others = [shard for rank, theirs in enumerate(dealt) if rank != world.rank for shard in theirs]
+        seen = [shard for row in zip_longest(*dealt) for shard in row if shard is not None]
+    ids, last = Digest(), None
+    for shard in seen:
+        last = _check_order(shard, last, split)
+        ids.add(shard.ids)
+    return Evaluation(split, sums.results(), sum(map(len, seen)), ids.hex(), others)
 
 
 def _judge(task: Any, shard: Shard, counts: Counts, precision: Precision) -> tuple[Loss, Prediction]:

@@ -7,6 +7,7 @@ alone, numbers as exact hex; times go to the clock. A tracker that fails is repo
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor
 from calotype.digest import digest64
 from calotype.engine import precision
 from calotype.engine.device import memory_used
+from calotype.engine.distributed import World
 from calotype.engine.precision import Guard
 from calotype.engine.profile import Profiler
 from calotype.errors import NonFiniteError
@@ -103,6 +105,7 @@ class Observer:
         on_saved: Callable[[], None] | None = None,
         profiler: Profiler | None = None,
     ) -> None:
+        self.world = World()  # until a trainer brings its own
         self.journal, self.clock, self.mirrors = journal, clock, mirrors
         self.profiler = profiler or Profiler()
         self.on_shard, self.on_saved = on_shard, on_saved
@@ -140,7 +143,7 @@ class Observer:
         last, window, now = records[-1], self.window, time.perf_counter()
         elapsed = max(now - window.start, 1e-9)
         scalars = {"train/loss": sum(record.loss for record in records) / len(records), "train/norm": last.norm}
-        scalars |= _term_means(pending)
+        scalars |= self._term_means(pending)
         scalars |= {f"lr/{group}": lr for group, lr in enumerate(last.lr)}
         scalars |= {f"momentum/{group}": value for group, value in enumerate(pending[-1].momentum)}
         images = sum(sum(map(len, item.ids)) for item in pending)
@@ -151,6 +154,22 @@ class Observer:
         self.journal.flush()
         self.clock.flush()
         self.mirrors.call("log", last.step + 1, scalars | times)
+
+    def _term_means(self, pending: Sequence[PendingStep]) -> dict[str, float]:
+        """The means of a loss's terms, where it has several, over all processes."""
+        names = sorted({name for item in pending for name in item.terms})
+        if self.world.size == 1 and len(names) < 2:
+            return {}
+        sums = {name: sum(_read([item.terms[name].sum for item in pending if name in item.terms])) for name in names}
+        counts = {name: sum(item.terms[name].count for item in pending if name in item.terms) for name in names}
+        total: dict[str, list[float]] = {}
+        for word in self.world.gather(
+            json.dumps([[name, sums[name], counts[name]] for name in sorted(names)]).encode()
+        ):
+            for name, value, count in json.loads(word):
+                before = total.setdefault(name, [0.0, 0.0])
+                total[name] = [before[0] + value, before[1] + count]
+        return {f"train/{name}": value / count for name, (value, count) in total.items() if count and len(total) > 1}
 
     def restart_clock(self) -> None:
         """Begin a new window: what happened since the last log point was no training."""
@@ -210,15 +229,6 @@ def _message(item: PendingStep, loss: float, norm: float) -> str:
         f"after it. Samples: {shown}. Lower the learning rate, set trainer.gradient_clip_val, or leave such steps out "
         "with trainer.on_nonfinite=skip; `calotype replay` says where in it the numbers broke, and names the samples"
     )
-
-
-def _term_means(pending: Sequence[PendingStep]) -> dict[str, float]:
-    names = pending[-1].terms
-    if len(names) < 2:
-        return {}
-    sums = {name: sum(_read([item.terms[name].sum for item in pending if name in item.terms])) for name in names}
-    counts = {name: sum(item.terms[name].count for item in pending if name in item.terms) for name in names}
-    return {f"train/{name}": sums[name] / counts[name] for name in names if counts[name]}
 
 
 def _hexed(value: Any) -> Any:

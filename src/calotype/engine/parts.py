@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from calotype.engine.averaging import EMA
+from calotype.engine.distributed import World
 from calotype.engine.schedule import AnyScheduler, EarlyStop
 from calotype.keys import key, seed_everything
 from calotype.types import Loader, Shard
@@ -31,6 +32,7 @@ class Parts:
     batch_transforms: Transforms = ()
     ema: EMA | None = None
     early_stop: EarlyStop | None = None
+    world: World = field(default_factory=World)
 
 
 @dataclass(frozen=True, slots=True)

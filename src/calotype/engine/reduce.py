@@ -79,12 +79,12 @@ class Buffers:
         self.agreeing = [named[name] for name, rule in kinds.items() if rule == "agree"]
         self.names = [name for name, rule in kinds.items() if rule == "agree"]
         self._start: list[Tensor] = []
-        self._agreed: list[Tensor] = []
+        self.agreed: list[Tensor] = []
 
     def begin(self) -> None:
         """Keep the step's buffers."""
         self._start = [buffer.clone() for buffer in (*self.means, *self.agreeing)]
-        self._agreed = []
+        self.agreed = []
 
     def restore(self) -> None:
         """Put the step's buffers back, before the next shard or after a step that is not to count."""
@@ -107,16 +107,27 @@ class Buffers:
             torch._foreach_copy_(self.means, self._start[: len(self.means)])
             torch._foreach_add_(self.means, changes)
 
+    def agree(self, values: Sequence[Tensor | None]) -> None:
+        """Set the integer buffers to what all shards of the batch agreed on, in any integer type."""
+        for buffer, value in zip(self.agreeing, values, strict=True):
+            if value is not None:
+                buffer.copy_(value)
+
     def _check_agreement(self) -> None:
-        if not self._agreed:
-            self._agreed = [buffer.clone() for buffer in self.agreeing]
+        if not self.agreed:
+            self.agreed = [buffer.clone() for buffer in self.agreeing]
             return
-        for name, buffer, agreed in zip(self.names, self.agreeing, self._agreed, strict=True):
+        for name, buffer, agreed in zip(self.names, self.agreeing, self.agreed, strict=True):
             if buffer.device.type == "cpu" and not torch.equal(buffer, agreed):
-                raise RuntimeError(
-                    f"buffer {name} ends with different values in different shards; give the task a "
-                    f"buffer_rule for it (mean or constant) or train with trainer.shards=1"
-                )
+                raise RuntimeError(disagreement(name))
+
+
+def disagreement(name: str) -> str:
+    """What to say of a buffer whose value differs between shards."""
+    return (
+        f"buffer {name} ends with different values in different shards; give the task a buffer_rule for it (mean or "
+        "constant) or train with trainer.shards=1"
+    )
 
 
 def _rule(name: str, buffer: Tensor) -> BufferRule:

@@ -10,8 +10,9 @@ from a checkpoint taken in the middle of it repeats.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from typing import Any, NoReturn, cast
 
@@ -20,17 +21,19 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from calotype import faults
-from calotype.engine.checkpoint import Checkpoint, Checkpoints
+from calotype.engine.checkpoint import Checkpoint, Checkpoints, from_bytes, to_bytes
+from calotype.engine.doubling import Doubling
 from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import GradientNorm, Guard, Precision, backward, clip, guarded_step
-from calotype.engine.reduce import Buffers, RunningSum, Tree
+from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
 from calotype.engine.schedule import Warmup, momenta
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
+from calotype.engine.survey import Survey, joint_survey, survey
 from calotype.engine.watch import Watch, Watcher
-from calotype.errors import ConfigError, Interrupted, RunFolderError
+from calotype.errors import CalotypeError, ConfigError, Interrupted, RunFolderError
 from calotype.keys import key, seed_torch
 from calotype.types import Batch, Counts, Loader, Shard, Term
 
@@ -48,10 +51,11 @@ class Trainer:
         stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.parts, self.options, self.plan = parts, options, plan
-        self.observer, self.checkpoints, self.stop_signal = observer, checkpoints, stop
+        self.observer, self.checkpoints, self.asked = observer, checkpoints, stop
         self.task: Any = parts.task
+        self.world = observer.world = parts.world
         self.spent, self.profiled = observer.profiler.spent, observer.profiler.measures
-        self.watcher = Watcher(observer.mirrors, parts.task, lambda: bool(self.stop_signal()))
+        self.watcher = Watcher(observer.mirrors, parts.task, lambda: bool(self.asked()), self.world)
         beside = {"val": parts.val, "train_eval": parts.train_eval}
         self.watched = {split: loader for split, loader in beside.items() if loader is not None}
         self.state = LoopState()
@@ -60,6 +64,10 @@ class Trainer:
         self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
         keeps_buffers = options.shards > 1 or options.skip_nonfinite
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
+        self.joint = self.world.size > 1
+        self.first_shard = self.world.rank * (options.shards // self.world.size)
+        self.doubling = self._doubling() if self.joint else None
+        self.surveyed = Survey({}, [], [])
         self.unsaved = Unsaved(self.task, parts.optimizer)
         self.warmup = Warmup(options.warmup_steps)
         self.compute = self.precision.autocasting(self.task)
@@ -119,16 +127,18 @@ class Trainer:
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             raise ConfigError(
                 f"the first step failed; do network, loss and data fit together? A shard holds "
-                f"{batch[0].description()}. {type(error).__name__}: {error}",
+                f"{batch[0].description() if batch else 'nothing'}. {type(error).__name__}: {error}",
                 key="module",
             ) from error
 
     def step(self, batch: Batch) -> PendingStep:
         """One optimizer update from one batch."""
-        step, counts = self.state.step, self._counts(batch)
+        step, whole = self.state.step, self._survey(batch)
+        counts = whole.counts
         if self.buffers:
             self.buffers.begin()
-        loss, terms = self._accumulate(batch, counts) if len(batch) > 1 else self._backward(0, batch[0], counts)
+        several = self.joint or len(batch) > 1
+        loss, terms = self._accumulate(batch, whole) if several else self._backward(0, batch[0], counts)
         if self.profiled:
             self.spent("forward and backward")
         gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
@@ -144,18 +154,20 @@ class Trainer:
         # told at log points, which are known beforehand; the schedule sets the next step's before they are written
         momentum = momenta(self.parts.optimizer) if step + 1 >= self.next_due else ()
         lr = self._update(step, found_inf)
-        ids, inputs = [shard.ids for shard in batch], [shard.digest for shard in batch]
-        return PendingStep(step, self.plan.epoch(step), ids, inputs, loss, norm, lr, terms, momentum)
+        return PendingStep(step, self.plan.epoch(step), whole.ids, whole.digests, loss, norm, lr, terms, momentum)
 
-    def _counts(self, batch: Batch) -> dict[str, float]:
-        """The whole batch's counts, from the targets alone, before the first backward."""
-        total: dict[str, float] = {}
-        for shard in batch:
-            if self.observer.on_shard:
-                self.observer.on_shard("train", shard)
-            for name, count in self.task.counts(shard).items():
-                total[name] = total.get(name, 0.0) + count
-        return total
+    def _survey(self, batch: Batch) -> Survey:
+        """What is to be known of the whole batch, from the targets alone, before the first backward."""
+        if self.observer.on_shard:
+            for shard in batch:
+                self.observer.see("train", shard)
+        if not self.joint:
+            return survey(batch, self.task.counts)
+        self.world.step = self.state.step
+        self.surveyed = joint_survey(batch, self.task.counts, self.world, self.asked(), late=self._late())
+        for shard in self.surveyed.others:
+            self.observer.see("train", shard)
+        return self.surveyed
 
     def _backward(self, index: int, shard: Shard, counts: Counts) -> tuple[Tensor, Mapping[str, Term]]:
         """Put a shard's gradients in place; its loss and the loss's terms."""
@@ -170,27 +182,34 @@ class Trainer:
             faults.fault("in_backward")
         return loss.value.detach(), loss.terms
 
-    def _accumulate(self, batch: Batch, counts: Counts) -> tuple[Tensor, dict[str, Term]]:
-        """The same of several shards. Each starts from the step's buffers, and one tree adds what they computed:
-        gradients, changes of the buffers, losses, sums of the losses' terms.
+    def _accumulate(self, batch: Batch, whole: Survey) -> tuple[Tensor, dict[str, Term]]:
+        """The same of several shards, of which other processes may have some. Each starts from the step's buffers, and
+        one tree adds what they computed: gradients, changes of the buffers, losses.
         """
         buffers, tree = cast(Buffers, self.buffers), Tree() if self.options.exact else RunningSum()
-        items: dict[str, float] = {}
+        terms: dict[str, Term] = {}
         for index, shard in enumerate(batch):
             if index:
                 buffers.restore()
-            loss, terms = self._backward(index, shard, counts)
-            for name, term in terms.items():
-                items[name] = items.get(name, 0.0) + term.count
+            loss, found = self._backward(self.first_shard + index, shard, whole.counts)
+            for name, term in found.items():
+                terms[name] = terms[name] + term if name in terms else term
             # the tree adds in place, and a task may well give one tensor as its value and as a term
-            scalars = [value.clone() for value in (loss, *(term.sum for term in terms.values()))]
-            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), *scalars])
-        leaf = iter(tree.result())
-        for p in self.parameters:
-            p.grad = next(leaf)
-        buffers.finish([next(leaf) for _ in buffers.means], sum(map(len, batch)))
-        loss, *sums = cast(Iterator[Tensor], leaf)
-        return loss, {name: Term(total, items[name]) for name, total in zip(items, sums, strict=True)}
+            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
+        leaf: Leaf = tree.result() if batch else [None] * (len(self.parameters) + len(buffers.means) + 1)
+        if self.doubling:
+            leaf, agreed = self.doubling.add(leaf, buffers.agreed if batch else [])
+            buffers.agree(agreed)
+        for p, gradient in zip(self.parameters, leaf, strict=False):
+            p.grad = gradient
+        buffers.finish(leaf[len(self.parameters) : -1], whole.items)
+        return cast(Tensor, leaf[-1]), terms
+
+    def _doubling(self) -> Doubling:
+        """The way that leaves like this run's take over the processes."""
+        buffers = cast(Buffers, self.buffers)
+        like = [*self.parameters, *buffers.means, torch.zeros((), device=self.options.device)]
+        return Doubling(self.world, like, buffers.agreeing, buffers.names)
 
     def _update(self, step: int, found_inf: Tensor | bool) -> tuple[float, ...]:
         """Optimizer, scaler, schedule, average; the learning rates that were used."""
@@ -239,10 +258,17 @@ class Trainer:
         if due:
             self.observer.restart_clock()
 
+    def stop_signal(self) -> str | None:
+        """The signal that wants the run to stop; of several processes what all know of it since this step began."""
+        return self.surveyed.signal if self.joint else self.asked()
+
     def _out_of_time(self) -> bool:
-        limit = self.plan.max_seconds
         if self.plan.ends_at is not None:
             return self.state.step >= self.plan.ends_at
+        return self.surveyed.late if self.joint else self._late()
+
+    def _late(self) -> bool:
+        limit = self.plan.max_seconds
         return limit is not None and self.elapsed + time.monotonic() - self.started > limit
 
     def _validate(self) -> str | None:
@@ -286,8 +312,14 @@ class Trainer:
         with self.parts.ema.swapped() if self.parts.ema and split != "test" else nullcontext():
             measured = evaluate(self.task, loader, split, self.precision, place, watch)
         if measured is None:
-            self._interrupt(str(self.stop_signal()), save=self.state.ended is None)
+            self._interrupt(self._who_asked(), save=self.state.ended is None)
+        for shard in measured.others:
+            self.observer.see(split.removesuffix("_eval"), shard)
         return measured, watch
+
+    def _who_asked(self) -> str:
+        """The signal that an evaluation was stopped by, whichever process got it."""
+        return next(filter(None, self.world.gather((self.asked() or "").encode())), b"a signal").decode()
 
     def _tell(self, measured: Evaluation, watch: Watch) -> None:
         values = {"split": measured.split, "count": measured.count, "ids": measured.ids}
@@ -301,14 +333,17 @@ class Trainer:
         if self.parts.test is None or self.options.test is None:
             return
         which = self.options.test if self.options.test == "last" or self.checkpoints.has_best() else "last"
-        with borrowed(self.task.network, self.checkpoints.named(which).model()):
+        weights = self.checkpoints.named(which).model() if self.world.first else {}
+        if self.joint:
+            weights = from_bytes(self.world.share(to_bytes(weights)))
+        with borrowed(self.task.network, weights):
             self._tell(*self._measure(self.parts.test, "test"))
         self.spent("test")
 
     # --- checkpoints
 
     def _checkpoint(self, *, final: bool) -> None:
-        self.observer.event("digests", self.state.step, tensors=digests(self.network_state(), self.training_state()))
+        self._digests()
         try:
             self._save()
         except RunFolderError as error:
@@ -321,6 +356,7 @@ class Trainer:
         training = self.training_state() | {"part": part, "journal": self.observer.journal.mark()}
         path = self.checkpoints.save(self.state.step, self.network_state(), training, self.state.scores, part=part)
         self.observer.saved(path)
+        self.world.share(b"saved")  # nobody leaves before the first process has written
 
     def _interrupt(self, signal: str, *, save: bool = True) -> NoReturn:
         """Save the state as it is before what is due at this step, and leave."""
@@ -341,8 +377,20 @@ class Trainer:
         """The digests of the initial state, which is refused if no checkpoint could hold it; whether something is due
         before the first step.
         """
-        self.observer.event("digests", 0, tensors=digests(self.network_state(), self.training_state()))
+        self._digests()
         return self.plan.validates(0)
+
+    def _digests(self) -> None:
+        """Note the digests of the state. Raises CalotypeError where another process has another."""
+        found = digests(self.network_state(), self.training_state())
+        self.observer.event("digests", self.state.step, tensors=found)
+        for rank, theirs in enumerate(self.world.gather(json.dumps(found).encode())):
+            for name, digest in json.loads(theirs).items():
+                if found[name] != digest:
+                    raise CalotypeError(
+                        f"process {rank} has another {name} than process {self.world.rank} at step {self.state.step}; "
+                        "do all run the same code, packages and kind of processor?"
+                    )
 
     def _restore(self, checkpoint: Checkpoint) -> bool:
         """Put a checkpoint's state back; whether what is due at its step is still to be done."""

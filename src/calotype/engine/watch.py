@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from calotype.engine.distributed import World
 from calotype.engine.evaluate import Bystander
 from calotype.engine.observe import Mirrors
 from calotype.engine.sketch import Sketch
@@ -20,8 +21,8 @@ from calotype.types import Gallery, Prediction, Shard
 class Watcher:
     """Makes a `Watch` for each evaluation of a run."""
 
-    def __init__(self, mirrors: Mirrors, task: Any, stop: Callable[[], bool]) -> None:
-        self.mirrors, self.task, self.stop = mirrors, task, stop
+    def __init__(self, mirrors: Mirrors, task: Any, stop: Callable[[], bool], world: World | None = None) -> None:
+        self.mirrors, self.task, self.stop, self.world = mirrors, task, stop, world or World()
         self.pictures = hasattr(task, "gallery")
         self.drawn = False
 
@@ -52,6 +53,7 @@ class Watch(Bystander):
     """Sees what one evaluation sees."""
 
     def __init__(self, watcher: Watcher) -> None:
+        super().__init__(watcher.world)
         self.watcher = watcher
         self.gallery = watcher.gallery()
         self.sketch: Sketch | None = None

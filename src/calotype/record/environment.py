@@ -32,7 +32,6 @@ VARIABLES = (
     "KMP_AFFINITY",
     "MKL_NUM_THREADS",
     "NVIDIA_TF32_OVERRIDE",
-    "OMP_NUM_THREADS",
     "ONEDNN_MAX_CPU_ISA",
     "PYTHONHASHSEED",
 )
@@ -86,7 +85,7 @@ def code(names: Iterable[str] | None = None) -> dict[str, str]:
         return {name: _sha256(file) if file else "gone" for name, file in files.items()}
     found = {}
     for name in sorted(sys.modules):
-        watching = name == "__main__" or (name.startswith(WATCHING) and name != ASSEMBLES)
+        watching = name in ("__main__", "__mp_main__") or (name.startswith(WATCHING) and name != ASSEMBLES)
         file = None if watching or _installed(name.partition(".")[0]) else _file(name)
         if file and not _is_installed(file):
             found[name] = _sha256(file)

@@ -1,0 +1,254 @@
+"""The processes that compute one run together, and what they tell each other.
+
+Launching, rendezvous and transport are torch's own (torchrun, torch.distributed). Between processes go tensors and
+bytes, never a pickle. Who fails says so in the store before it leaves; the others find its word there as soon as they
+wait for it in vain, and end with the same message. Unusual: a run by one process is a world of one, in which every word
+comes back as it was said, so the loop has one way for both.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import json
+import os
+import signal
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from calotype import errors
+from calotype.errors import CalotypeError, ConfigError, Interrupted
+
+GRACE = 3.0
+"""Seconds that a process waits for what the others say of a failure."""
+FIRST_MEETING = timedelta(minutes=10)
+"""The longest wait for the first process, which may still be composing."""
+ON_REQUEST = signal.SIGUSR2
+"""What a process that may hang is asked by where it is."""
+FAILURES, HEARD = "calotype/failures", "calotype/heard"
+
+
+@dataclass(slots=True)
+class World:
+    """This process among those of its run. `step` is where it is, for what it says of a failure."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    store: Any = None
+    step: int = 0
+    _room: int = field(default=1 << 12, repr=False)
+
+    @classmethod
+    def join(cls, timeout: float | None) -> World:
+        """Meet the others, as the launcher's environment says. `timeout` bounds every later wait for one of them, in
+        seconds; only the first process knows it beforehand. Raises Interrupted where they don't come.
+        """
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            store, rank, size = next(iter(rendezvous("env://", timeout=FIRST_MEETING)))
+            if timeout is not None:
+                store.set("calotype/timeout", str(timeout))
+            patience = timedelta(seconds=float(store.get("calotype/timeout")))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+        except (dist.DistError, RuntimeError, ValueError) as error:
+            raise Interrupted(f"the processes of this run did not find each other: {error}") from error
+        local_rank, local_size = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        found = cls(rank, size, local_rank, max(1, local_size), store)
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "stack": _stack_on_request()}
+        store.set(f"calotype/process/{rank}", json.dumps(about))
+        return found
+
+    def leave(self) -> None:
+        """Part with the others at the end of all work."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes the run's folder."""
+        return self.rank == 0
+
+    # --- words
+
+    def gather(self, word: bytes) -> list[bytes]:
+        """What every process said, by rank."""
+        if self.size == 1:
+            return [word]
+        while True:
+            mine = torch.zeros(8 + self._room, dtype=torch.uint8)
+            mine[:8] = _bytes(len(word).to_bytes(8, "little"))
+            if 0 < len(word) <= self._room:
+                mine[8 : 8 + len(word)] = _bytes(word)
+            every = torch.empty(self.size, len(mine), dtype=torch.uint8)
+            with self._together():
+                dist.all_gather_into_tensor(every.view(-1), mine)
+            rows = every.numpy()
+            lengths = [int.from_bytes(row[:8].tobytes(), "little") for row in rows]
+            if max(lengths) <= self._room:
+                return [row[8 : 8 + length].tobytes() for row, length in zip(rows, lengths, strict=True)]
+            self._room = 1 << max(lengths).bit_length()
+
+    def share(self, word: bytes | None) -> bytes:
+        """What the first process said; the others' own word is not asked for."""
+        if self.size == 1:
+            return word or b""
+        length = torch.tensor([len(word or b"") if self.first else 0])
+        with self._together():
+            dist.broadcast(length, 0)
+        tensor = _bytes(word or b"") if self.first else torch.empty(int(length), dtype=torch.uint8)
+        with self._together():
+            dist.broadcast(tensor, 0)
+        return tensor.numpy().tobytes()
+
+    def swap(self, mine: Sequence[Tensor], theirs: Sequence[Tensor], partner: int) -> None:
+        """Send `mine` to a process and fill `theirs` with what it sends."""
+        sent = [dist.P2POp(dist.isend, tensor, partner) for tensor in mine]
+        taken = [dist.P2POp(dist.irecv, tensor, partner) for tensor in theirs]
+        with self._together():
+            for work in dist.batch_isend_irecv([*sent, *taken]):
+                work.wait()
+
+    # --- failures
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Within the context, what this process fails with is told to the others."""
+        try:
+            yield
+        except BaseException as error:
+            if self.size > 1 and not isinstance(error, PeerLost):
+                self._tell(error)
+            raise
+
+    def _tell(self, error: BaseException) -> None:
+        message = error.message if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"
+        told = {
+            "rank": self.rank,
+            "step": self.step,
+            "type": type(error).__name__,
+            "message": message,
+            "key": getattr(error, "key", None),
+            "stack": "".join(traceback.format_exception(error)[-4:]),
+        }
+        with suppress(dist.DistError, RuntimeError):
+            self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(told))
+            dist.destroy_process_group()  # so that nobody waits for this process any longer
+            until = time.monotonic() + GRACE  # the first process may keep the store, which goes with it
+            while self.first and time.monotonic() < until and self.store.add(HEARD, 0) < self.size - 1:
+                time.sleep(0.02)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
+        except (dist.DistError, RuntimeError) as error:
+            raise self._why() from error
+
+    def _why(self) -> CalotypeError:
+        """What ended the talk: a failure that was told, or who is not there any more."""
+        with suppress(dist.DistError, RuntimeError):
+            if told := self._told_failure():
+                return told
+            missing = self._roll_call()
+            if told := self._told_failure():
+                return told
+            lost = " and ".join(missing) or "the connection to another process"
+            return PeerLost(f"{lost} was lost in step {self.step}; {_CONTINUE}")
+        return PeerLost(f"process 0, or what launched it, was lost in step {self.step}; {_CONTINUE}")
+
+    def _told_failure(self) -> CalotypeError | None:
+        """The first failure that was told, if one is within a moment."""
+        until = time.monotonic() + GRACE / 3
+        while not self.store.check([f"{FAILURES}/1"]):
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.02)
+        found = json.loads(self.store.get(f"{FAILURES}/1"))
+        self.store.add(HEARD, 1)
+        kind = getattr(errors, found["type"], None)
+        if isinstance(kind, type) and issubclass(kind, CalotypeError):
+            return kind(f"process {found['rank']} at step {found['step']}: {found['message']}", key=found["key"])
+        return CalotypeError(
+            f"process {found['rank']} failed at step {found['step']}: {found['message']}\n{found['stack']}"
+        )
+
+    def _roll_call(self) -> list[str]:
+        """Those who don't answer, each with where it ran and, if it hangs, where in its code."""
+        self.store.set(f"calotype/here/{self.rank}", str(self.step))
+        until = time.monotonic() + GRACE
+        names = [f"calotype/here/{rank}" for rank in range(self.size)]
+        while time.monotonic() < until and not self.store.check(names):
+            time.sleep(0.02)
+        gone = [rank for rank, name in enumerate(names) if not self.store.check([name])]
+        return [f"process {rank} ({self._whereabouts(rank)})" for rank in gone]
+
+    def _whereabouts(self, rank: int) -> str:
+        about = json.loads(self.store.get(f"calotype/process/{rank}"))
+        told = f"pid {about['pid']} on {about['host']}"
+        if about["host"] != socket.gethostname():
+            return told
+        try:
+            os.kill(about["pid"], ON_REQUEST)
+        except ProcessLookupError:
+            return f"{told}, which is dead"
+        time.sleep(GRACE / 6)
+        with suppress(OSError):
+            stack = Path(about["stack"]).read_text()
+            return f"{told}, which hangs:\n{stack}" if stack else told
+        return told
+
+
+_CONTINUE = "`--resume` continues from the last checkpoint"
+
+
+class PeerLost(Interrupted):
+    """Another process of the run died, hangs or can't be reached."""
+
+
+def _stack_on_request() -> str:
+    """Have this process write where it is into a file when it gets a signal, even while it hangs; the file."""
+    file = tempfile.NamedTemporaryFile(prefix="calotype-stack-", delete=False)  # noqa: SIM115 - open as long as we are
+    faulthandler.register(ON_REQUEST, file=file, all_threads=False)
+    _kept.append(file)
+    atexit.register(Path(file.name).unlink, missing_ok=True)
+    return file.name
+
+
+_kept: list[Any] = []
+
+
+def check_world(world: World, shards: int, *, exact: bool) -> None:
+    """Raises ConfigError for a number of processes that can't share a run's shards."""
+    size = world.size
+    if exact and size & (size - 1):
+        below = 1 << (size.bit_length() - 1)
+        raise ConfigError(
+            f"{size} processes can't add shards as a balanced tree; start {below} or {2 * below}, or set "
+            "trainer.reduce=fast",
+            key="trainer.devices",
+        )
+    if shards % size:
+        fitting = max(count for count in range(1, size + 1) if shards % count == 0)
+        raise ConfigError(
+            f"{size} processes can't share the {shards} shards of a batch evenly; start {fitting}",
+            key="trainer.devices",
+        )
+
+
+def _bytes(word: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(word), dtype=torch.uint8) if word else torch.empty(0, dtype=torch.uint8)

@@ -1,0 +1,119 @@
+"""Several processes as a user starts them: by `trainer.devices`, by torchrun; how they end, and that all of them do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+import calotype
+from tests import harness
+from tests.toys.configs import toy, write
+
+ROOT = Path(__file__).parents[2]
+BY_TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "calotype", "train"]
+STARTS = {
+    "devices": [sys.executable, "-m", "calotype", "train", "trainer.devices=2"],
+    "torchrun": [sys.executable, "-m", *BY_TORCHRUN],
+}
+
+
+@contextmanager
+def started(how: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command, in a session of its own; whatever is left of it afterwards is killed."""
+    child = subprocess.Popen(
+        [*STARTS[how], *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The live processes whose command names a folder, loader workers among them."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(folder).encode() in (place / "cmdline").read_bytes() and harness.alive(int(place.name)):
+                found.append(int(place.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+@pytest.mark.guarantee(
+    "`calotype verify` proves on one process what several computed", condition="trainer.reduce=exact"
+)
+@pytest.mark.parametrize("how", STARTS)
+def test_a_run_by_two_processes(how: str, parity_root: Path, tmp_path: Path) -> None:
+    from calotype.commands.verify import verify
+
+    config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
+    with started(how, config, "--json") as child:
+        stdout, stderr = child.communicate(timeout=120)
+    assert child.returncode == 0, stderr
+    told = json.loads(stdout)
+    assert told["state"] == "done" and told["step"] == 15
+    run = harness.only_run(tmp_path / "runs")
+    assert Path(told["folder"]) == run
+    assert harness.status(run)["exit_code"] == 0
+    verdict = verify(run)
+    assert verdict.equal and verdict.whole, verdict
+    assert not {"config", "data", "packages"} & set(verdict.changed), verdict.changed
+
+
+@pytest.mark.guarantee(
+    "SIGTERM and SIGUSR1 stop all processes of a run after the same step, with a checkpoint",
+    condition="sent to torchrun or to the process that started the others; loader workers are no orphans",
+)
+@pytest.mark.parametrize(("how", "number"), [("devices", "SIGTERM"), ("devices", "SIGUSR1"), ("torchrun", "SIGTERM")])
+def test_asked_to_stop(how: str, number: str, parity_root: Path, tmp_path: Path) -> None:
+    tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 5000}, data={"workers": 1})
+    config = write(tree, tmp_path / "config.yaml")
+    with started(how, config) as child:
+        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60), child.stderr
+        began = time.monotonic()
+        child.send_signal(signal.Signals[number])
+        _, stderr = child.communicate(timeout=60)
+        assert time.monotonic() - began < 15
+    assert child.returncode == (75 if how == "devices" else 1), stderr
+    run = harness.only_run(tmp_path / "runs")
+    status = harness.status(run)
+    assert (status["state"], status["exit_code"]) == ("interrupted", 75)
+    assert harness.newest(run) == status["step"] == len(harness.lines(run))
+    assert harness.until(lambda: not processes_of(tmp_path), 5), processes_of(tmp_path)
+    told = f"stopped by {number} after step {status['step'] - 1}"
+    assert stderr.count(told) == 1, stderr
+    assert how == "torchrun" or "Traceback" not in stderr, stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["trainer.devices=3"], 2, "trainer.devices: 3 is no power of two"),
+        (["trainer.devices=2", "trainer.shards=1"], 2, "2 processes can't share 1 shards evenly"),
+        (["trainer.devices=2", "paths.data=/nowhere"], 3, "/nowhere"),
+    ],
+)
+def test_a_mistake_is_told_once(arguments: list[str], code: int, told: str, parity_root: Path, tmp_path: Path) -> None:
+    config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
+    with started("devices", config, *arguments) as child:
+        stdout, stderr = child.communicate(timeout=120)
+    assert (child.returncode, stdout) == (code, "")
+    assert stderr.count(told) == 1 and stderr.count("calotype: ") == 1, stderr
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.glob("runs/*/*/record.json"))
+
+
+def test_from_python(parity_root: Path, tmp_path: Path) -> None:
+    config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
+    result = calotype.train(config, "trainer.devices=2", quiet=True)
+    assert result.state == "done" and result.metrics == harness.status(result.folder)["results"]
