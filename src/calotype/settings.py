@@ -99,6 +99,7 @@ class TrainerSettings:
     compile: bool | dict[str, Any] = False
     gradient_clip_val: float | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    on_oom: Literal["stop", "split"] = "stop"
     ema: EMASettings | None = None
     val_check_interval: str | int | None = "1ep"
     val_epochs: list[int] | None = None

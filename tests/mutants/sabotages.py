@@ -30,14 +30,14 @@ LOOP, RECORD = "engine/trainer.py", "record/"
 SABOTAGES = [
     Sabotage(
         "shards draw under one key",
-        LOOP,
-        '"model", self.state.step, index)',
-        '"model", self.state.step)',
+        "engine/gradients.py",
+        '"model", step, index)',
+        '"model", step)',
         TRAINER + "each_shard_of_each_step_draws_under_a_key_of_its_own",
     ),
     Sabotage(
         "shards swapped",
-        LOOP,
+        "engine/gradients.py",
         "for index, shard in enumerate(batch):\n",
         "for index, shard in enumerate(batch[::-1]):\n",
         TRAINER + "shards_run_in_their_order_each_from_the_steps_statistics",
@@ -72,9 +72,9 @@ SABOTAGES = [
     ),
     Sabotage(
         "counts of the shard instead of the batch",
-        LOOP,
-        "loss = self.compute(shard, counts)",
-        "loss = self.compute(shard, self.task.counts(shard))",
+        "engine/gradients.py",
+        "loss = self.forward(shard, counts)",
+        "loss = self.forward(shard, self.task.counts(shard))",
         TRAINER + "counts_are_the_whole_batchs",
     ),
     Sabotage(
@@ -122,7 +122,7 @@ SABOTAGES = [
     Sabotage(
         "statistics of a skipped step kept",
         LOOP,
-        "cast(Buffers, self.buffers).restore()",
+        "cast(Buffers, self.gradients.buffers).restore()",
         "pass",
         TRAINER + "a_skipped_step_leaves_no_trace",
     ),

@@ -342,6 +342,7 @@ def _options(settings: Settings, frozen: Frozen, plan: Plan, device: torch.devic
         maximise=settings.maximise(),
         test=trainer.test,
         warn_on_disk=settings.checkpoint.on_error == "warn",
+        split=trainer.on_oom == "split",
     )
 
 

@@ -288,6 +288,7 @@ def _compute_again(
         again = RunFolder(Path(temporary))
         for until in [reach.resume_at, reach.limit] if reach.resume_at is not None else [reach.limit]:
             assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=reach.recorded.ended_by_time)
+            assembly.options = replace(assembly.options, splits=reach.recorded.splits)
             _stretch(assembly, again, seen, until, finish=reach.left is not None and until == reach.recorded.steps)
             assembly = afresh() if until != reach.limit else assembly
         size = reach.left.size if reach.left else None

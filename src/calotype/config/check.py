@@ -234,6 +234,10 @@ def _check_overruled(trainer: TrainerSettings, checkpoint: CheckpointSettings) -
             f"{trainer.val_check_interval} is overruled by trainer.val_epochs={trainer.val_epochs}; keep one of them",
             key="trainer.val_check_interval",
         )
+    if trainer.on_oom == "split" and trainer.reduce != "fast":
+        raise ConfigError(
+            "split cuts shards, which are part of exact arithmetic; set reduce=fast", key="trainer.on_oom"
+        )
     if trainer.test == "best" and checkpoint.keep_best == 0:
         raise ConfigError(
             "best is not kept: checkpoint.keep_best is 0; set trainer.test to last or null", key="trainer.test"

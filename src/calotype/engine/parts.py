@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -37,7 +37,9 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the loop computes: what is left of the settings once they are resolved."""
+    """How the loop computes: what is left of the settings once they are resolved. `splits` gives the pieces of a shard
+    from a step on, for a run that repeats one.
+    """
 
     seed: int
     device: torch.device
@@ -53,6 +55,8 @@ class Options:
     maximise: bool = False
     test: str | None = None
     warn_on_disk: bool = True
+    split: bool = False
+    splits: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def placed(self, shard: Shard) -> Shard:
         """A shard on the device, its images in the memory format."""
@@ -74,9 +78,12 @@ class Options:
 
 @dataclass(slots=True)
 class LoopState:
-    """Where the loop is: steps done, the monitor's values by step, the last value of each metric, why it ended."""
+    """Where the loop is: steps done, the monitor's values by step, the last value of each metric, why it ended. A shard
+    is cut into `pieces` where it would not fit into memory.
+    """
 
     step: int = 0
     scores: dict[int, float] = field(default_factory=dict)
     results: dict[str, float] = field(default_factory=dict)
     ended: str | None = None
+    pieces: int = 1

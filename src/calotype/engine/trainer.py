@@ -17,25 +17,26 @@ from contextlib import closing, nullcontext
 from typing import Any, NoReturn, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from calotype import faults
 from calotype.engine.checkpoint import Checkpoint, Checkpoints, from_bytes, to_bytes
-from calotype.engine.doubling import Doubling
 from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
+from calotype.engine.gradients import Computed, Gradients
+from calotype.engine.memory import cut, fitting
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
-from calotype.engine.precision import GradientNorm, Guard, Precision, backward, clip, guarded_step
-from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
+from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step
+from calotype.engine.reduce import Buffers
 from calotype.engine.schedule import Warmup, momenta
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
 from calotype.engine.survey import Survey, joint_survey, survey
 from calotype.engine.watch import Watch, Watcher
 from calotype.errors import CalotypeError, ConfigError, Interrupted, RunFolderError
 from calotype.keys import key, seed_torch
-from calotype.types import Batch, Counts, Loader, Shard, Term
+from calotype.types import Batch, Loader, Shard
 
 
 class Trainer:
@@ -61,17 +62,12 @@ class Trainer:
         self.state = LoopState()
         self.precision = Precision(options.precision, options.device)
         self.guard = Guard(self.precision, latched=not options.skip_nonfinite)
-        self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
-        keeps_buffers = options.shards > 1 or options.skip_nonfinite
-        self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
+        self.gradients = Gradients(parts, options, self.precision)
+        self.parameters = self.gradients.parameters
         self.joint = self.world.size > 1
-        self.first_shard = self.world.rank * (options.shards // self.world.size)
-        self.doubling = self._doubling() if self.joint else None
         self.surveyed = Survey({}, [], [])
         self.unsaved = Unsaved(self.task, parts.optimizer)
         self.warmup = Warmup(options.warmup_steps)
-        self.compute = self.precision.autocasting(self.task)
-        self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
         self.norm = GradientNorm(self.parameters)
         self.next_due = 0
         self.timed = plan.max_seconds is not None or plan.ends_at is not None
@@ -135,10 +131,11 @@ class Trainer:
         """One optimizer update from one batch."""
         step, whole = self.state.step, self._survey(batch)
         counts = whole.counts
-        if self.buffers:
-            self.buffers.begin()
-        several = self.joint or len(batch) > 1
-        loss, terms = self._accumulate(batch, whole) if several else self._backward(0, batch[0], counts)
+        computed = self._compute(batch, whole)
+        while computed is None:
+            self._relieve(batch, whole)
+            computed = self._compute(batch, whole)
+        loss, terms = computed
         if self.profiled:
             self.spent("forward and backward")
         gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
@@ -169,47 +166,44 @@ class Trainer:
             self.observer.see("train", shard)
         return self.surveyed
 
-    def _backward(self, index: int, shard: Shard, counts: Counts) -> tuple[Tensor, Mapping[str, Term]]:
-        """Put a shard's gradients in place; its loss and the loss's terms."""
-        if self.prepares:
-            shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, self.state.step, index)
-        for p in self.parameters:
-            p.grad = None
-        seed_torch(key(self.options.seed, "model", self.state.step, index), self.options.device)
-        loss = self.compute(shard, counts)
-        backward(self.precision.scaled(loss.value) if self.precision.scales else loss.value)
-        if faults.hook:
-            faults.fault("in_backward")
-        return loss.value.detach(), loss.terms
+    def _compute(self, batch: Batch, whole: Survey) -> Computed | None:
+        """Loss and terms of a batch whose gradients are in place then; None where it doesn't fit into memory."""
+        if self.options.splits:
+            self._repeat_splits()
+        if self.state.pieces > 1:
+            batch = cut(batch, self.state.pieces)
+        try:
+            return self.gradients.compute(batch, self.state.step, whole)
+        except torch.OutOfMemoryError:
+            return None  # and with the exception goes the memory that it held
 
-    def _accumulate(self, batch: Batch, whole: Survey) -> tuple[Tensor, dict[str, Term]]:
-        """The same of several shards, of which other processes may have some. Each starts from the step's buffers, and
-        one tree adds what they computed: gradients, changes of the buffers, losses.
-        """
-        buffers, tree = cast(Buffers, self.buffers), Tree() if self.options.exact else RunningSum()
-        terms: dict[str, Term] = {}
-        for index, shard in enumerate(batch):
-            if index:
-                buffers.restore()
-            loss, found = self._backward(self.first_shard + index, shard, whole.counts)
-            for name, term in found.items():
-                terms[name] = terms[name] + term if name in terms else term
-            # the tree adds in place, and a task may well give one tensor as its value and as a term
-            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
-        leaf: Leaf = tree.result() if batch else [None] * (len(self.parameters) + len(buffers.means) + 1)
-        if self.doubling:
-            leaf, agreed = self.doubling.add(leaf, buffers.agreed if batch else [])
-            buffers.agree(agreed)
-        for p, gradient in zip(self.parameters, leaf, strict=False):
-            p.grad = gradient
-        buffers.finish(leaf[len(self.parameters) : -1], whole.items)
-        return cast(Tensor, leaf[-1]), terms
+    def _relieve(self, batch: Batch, whole: Survey) -> None:
+        """Cut the shards further after a step that did not fit. Raises Interrupted where that can't help or may not."""
+        self.gradients.drop()
+        step, pieces = self.state.step, self.state.pieces
+        found = fitting(cut(batch, pieces), lambda shard: self.gradients.backward(0, shard, step, whole.counts))
+        self.gradients.drop()
+        what = f"step {step} doesn't fit into memory"
+        if found is None:
+            raise Interrupted(f"{what}, not even one sample at a time; take smaller images or a smaller network")
+        if not self.options.split:
+            raise Interrupted(
+                f"{what}; it does with trainer.shards={self.options.shards * found}, which is another run: start it "
+                "anew with that. trainer.reduce=fast trainer.on_oom=split cuts shards by itself and goes on"
+            )
+        self._split(pieces * found)
+        self.observer.mirrors.warn(f"{what}; shards are cut into {self.state.pieces} pieces from here on")
 
-    def _doubling(self) -> Doubling:
-        """The way that leaves like this run's take over the processes."""
-        buffers = cast(Buffers, self.buffers)
-        like = [*self.parameters, *buffers.means, torch.zeros((), device=self.options.device)]
-        return Doubling(self.world, like, buffers.agreeing, buffers.names)
+    def _split(self, pieces: int) -> None:
+        self.observer.flush(self.guard)
+        self.observer.event("split", self.state.step, pieces=pieces)
+        self.state.pieces = pieces
+
+    def _repeat_splits(self) -> None:
+        """Cut where a recorded run did."""
+        for pieces in self.options.splits.get(self.state.step, ()):
+            if pieces > self.state.pieces:
+                self._split(pieces)
 
     def _update(self, step: int, found_inf: Tensor | bool) -> tuple[float, ...]:
         """Optimizer, scaler, schedule, average; the learning rates that were used."""
@@ -227,7 +221,7 @@ class Trainer:
         if parts.scheduler is not None and self.options.schedule_by_step:
             parts.scheduler.step()
         if self.options.skip_nonfinite and self.guard.tripped():
-            cast(Buffers, self.buffers).restore()
+            cast(Buffers, self.gradients.buffers).restore()
         elif parts.ema is not None:
             parts.ema.update(step)
         return lr

@@ -32,11 +32,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How far a journal goes; `ended_by_time` is the step at which a time limit ended the run."""
+    """How far a journal goes; `ended_by_time` is the step at which a time limit ended the run, `splits` gives by step
+    into how many pieces shards were cut there for want of memory.
+    """
 
     steps: int
     ended: bool
     ended_by_time: int | None
+    splits: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -50,13 +53,15 @@ class Comparison:
 
 def length(path: Path, size: int | None = None) -> Length:
     """How far a journal, or its first `size` bytes, goes."""
-    steps, ended, by_time = 0, False, None
+    steps, ended, by_time, splits = 0, False, None, dict[int, tuple[int, ...]]()
     for line in read(path, size):
         if "event" not in line:
             steps = line["step"] + 1
         elif line["event"] == "end":
             ended, by_time = True, line["step"] if line["reason"] == "time" else None
-    return Length(steps, ended, by_time)
+        elif line["event"] == "split":
+            splits[line["step"]] = (*splits.get(line["step"], ()), line["pieces"])
+    return Length(steps, ended, by_time, splits)
 
 
 def compare(recorded: Path, now: Path, *, whole: bool, size: int | None = None) -> Comparison:

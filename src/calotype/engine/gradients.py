@@ -1,0 +1,92 @@
+"""The gradients of a batch: its shards, one after another or by several processes, added as one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from calotype import faults
+from calotype.engine.doubling import Doubling
+from calotype.engine.parts import Options, Parts
+from calotype.engine.precision import Precision, backward
+from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
+from calotype.engine.survey import Survey
+from calotype.keys import key, seed_torch
+from calotype.types import Batch, Counts, Shard, Term
+
+Computed = tuple[Tensor, Mapping[str, Term]]
+"""A loss, and the sums of its terms, of the shards that are computed here."""
+
+
+class Gradients:
+    """Puts a batch's gradients into a task's parameters, and its statistics into the buffers."""
+
+    def __init__(self, parts: Parts, options: Options, precision: Precision) -> None:
+        self.parts, self.options, self.precision, self.world = parts, options, precision, parts.world
+        self.task: Any = parts.task
+        self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
+        keeps_buffers = options.shards > 1 or options.skip_nonfinite or options.split or bool(options.splits)
+        self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
+        self.first_shard = self.world.rank * (options.shards // self.world.size)
+        self.doubling = self._doubling() if self.world.size > 1 else None
+        self.forward = precision.autocasting(self.task)
+        self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
+
+    def compute(self, batch: Batch, step: int, whole: Survey) -> Computed:
+        """Put the whole batch's gradients in place, of which `batch` are the shards of this process."""
+        if self.buffers:
+            self.buffers.begin()
+        if self.doubling or len(batch) > 1:
+            return self._accumulate(batch, step, whole)
+        return self.backward(0, batch[0], step, whole.counts)
+
+    def drop(self) -> None:
+        """Undo a step that was not computed to its end."""
+        for p in self.parameters:
+            p.grad = None
+        if self.buffers:
+            self.buffers.restore()
+
+    def backward(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
+        """Put one shard's gradients in place."""
+        if self.prepares:
+            shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, step, index)
+        for p in self.parameters:
+            p.grad = None
+        seed_torch(key(self.options.seed, "model", step, index), self.options.device)
+        loss = self.forward(shard, counts)
+        backward(self.precision.scaled(loss.value) if self.precision.scales else loss.value)
+        if faults.hook:
+            faults.fault("in_backward")
+        return loss.value.detach(), loss.terms
+
+    def _accumulate(self, batch: Batch, step: int, whole: Survey) -> Computed:
+        """Each shard starts from the step's buffers, and one tree adds what they computed: gradients, changes of the
+        buffers, losses.
+        """
+        buffers, tree = cast(Buffers, self.buffers), Tree() if self.options.exact else RunningSum()
+        terms: dict[str, Term] = {}
+        for index, shard in enumerate(batch):
+            if index:
+                buffers.restore()
+            loss, found = self.backward(self.first_shard + index, shard, step, whole.counts)
+            for name, term in found.items():
+                terms[name] = terms[name] + term if name in terms else term
+            # the tree adds in place, and a task may well give one tensor as its value and as a term
+            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
+        leaf: Leaf = tree.result() if batch else [None] * (len(self.parameters) + len(buffers.means) + 1)
+        if self.doubling:
+            leaf, agreed = self.doubling.add(leaf, buffers.agreed if batch else [])
+            buffers.agree(agreed)
+        for p, gradient in zip(self.parameters, leaf, strict=False):
+            p.grad = gradient
+        buffers.finish(leaf[len(self.parameters) : -1], whole.items)
+        return cast(Tensor, leaf[-1]), terms
+
+    def _doubling(self) -> Doubling:
+        buffers = cast(Buffers, self.buffers)
+        like = [*self.parameters, *buffers.means, torch.zeros((), device=self.options.device)]
+        return Doubling(self.world, like, buffers.agreeing, buffers.names)

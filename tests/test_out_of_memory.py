@@ -1,0 +1,93 @@
+"""A step that doesn't fit into memory: what is said, and that cutting it further changes its sum only by rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calotype.engine.memory import cut
+from calotype.types import Shard
+from tests import harness
+from tests.toys.configs import toy, write
+from tests.toys.greedy import ROOM
+
+
+def config(root: Path, folder: Path, **trainer: Any) -> tuple[str, Path]:
+    """Without batch norm, dropout and mixing, so that how a batch is cut is a matter of rounding alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = toy(
+        "classification",
+        root,
+        folder / "runs",
+        module={"_target_": "tests.toys.greedy.Greedy"},
+        data={"batch_transforms": []},
+        trainer={"max_epochs": 2, "shards": 1, "threads": 1, **trainer},
+    )
+    return write(tree, folder / "config.yaml"), folder / "runs"
+
+
+@pytest.mark.guarantee(
+    "A step that does not fit into memory ends the run with the number of shards that would", condition="reduce: exact"
+)
+@pytest.mark.parametrize(("room", "fits"), [(4, 2), (3, 4), (1, 8)])
+def test_under_exact_the_run_stops_and_names_what_fits(room: int, fits: int, parity_root: Path, tmp_path: Path) -> None:
+    path, runs = config(parity_root, tmp_path)
+    outcome = harness.call(harness.train, path, env={ROOM: str(room)})
+    assert outcome.code == harness.INTERRUPTED
+    assert f"step 0 doesn't fit into memory; it does with trainer.shards={fits}, " in outcome.error
+    assert harness.call(harness.train, path, "", f"trainer.shards={fits}", env={ROOM: str(room)}).code == 0
+    assert harness.status(sorted(runs.glob("*/*"))[0])["exit_code"] == harness.INTERRUPTED
+
+
+def test_not_even_one_sample(parity_root: Path, tmp_path: Path) -> None:
+    path, _ = config(parity_root, tmp_path, reduce="fast", on_oom="split")
+    outcome = harness.call(harness.train, path, env={ROOM: "0"})
+    assert outcome.code == harness.INTERRUPTED and "not even one sample at a time" in outcome.error
+
+
+@pytest.mark.guarantee(
+    "A step that is cut further makes the same update",
+    condition="on_oom: split; to 1e-6; no batch norm, dropout, mixing",
+)
+@pytest.mark.parametrize("room", [4, 3])
+def test_split_is_the_same_update(room: int, parity_root: Path, tmp_path: Path) -> None:
+    whole = harness.straight(*config(parity_root, tmp_path / "whole", reduce="fast"))
+    path, runs = config(parity_root, tmp_path / "split", reduce="fast", on_oom="split")
+    assert harness.call(harness.train, path, env={ROOM: str(room)}).code == 0
+    split = harness.only_run(runs)
+    pieces = {4: 2, 3: 4}[room]
+    assert harness.lines(split, "split") == [{"event": "split", "step": 0, "pieces": pieces}]
+    losses = [[float.fromhex(line["loss"]) for line in harness.lines(run)] for run in (whole, split)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6) and losses[0] != losses[1]
+    first, second = (load_file(harness.last(run) / "model.safetensors") for run in (whole, split))
+    for name, tensor in first.items():
+        assert float((tensor - second[name]).abs().max()) < 1e-6, name
+
+
+def test_a_split_is_kept_through_a_kill_and_repeated_by_verify(parity_root: Path, tmp_path: Path) -> None:
+    from calotype.commands.verify import verify
+
+    runs = []
+    for name, plan in (("straight", ""), ("killed", "after_step@6")):
+        path, folder = config(parity_root, tmp_path / name, reduce="fast", on_oom="split")
+        code = harness.call(harness.train, path, plan, env={ROOM: "4"}).code
+        assert code == (harness.KILLED if plan else 0)
+        runs.append(harness.only_run(folder))
+    assert harness.call(harness.resume, str(runs[1])).code == 0  # with room enough: the state has the pieces
+    assert harness.final_hash(runs[0]) == harness.final_hash(runs[1])
+    assert verify(runs[0]).holds  # here is room enough
+
+
+def test_a_shard_in_pieces() -> None:
+    shard = Shard(
+        torch.arange(5).numpy(), {"image": torch.arange(10).view(5, 2), "boxes": [torch.ones(i) for i in range(5)]}
+    )
+    pieces = cut([shard], 2)
+    assert [piece.ids.tolist() for piece in pieces] == [[0, 1, 2], [3, 4]]
+    assert torch.equal(torch.cat([piece["image"] for piece in pieces]), shard["image"])
+    assert [len(piece["boxes"]) for piece in pieces] == [3, 2] and len(cut([shard], 8)) == 5
+    assert cut([shard], 1)[0] is shard

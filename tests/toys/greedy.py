@@ -1,0 +1,22 @@
+"""A task that needs more memory than there is for more than so many samples at once."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from calotype.types import Counts, Loss, Shard
+from tests.toys.plain import Plain
+
+ROOM = "TOYS_ROOM"
+"""The environment variable that says for how many samples there is room; without it there is for any number."""
+
+
+class Greedy(Plain):
+    """Plain, but for that."""
+
+    def forward(self, shard: Shard, counts: Counts) -> Loss:
+        if self.training and len(shard) > int(os.environ.get(ROOM, "1000")):
+            raise torch.OutOfMemoryError(f"{len(shard)} samples")
+        return super().forward(shard, counts)
