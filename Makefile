@@ -13,7 +13,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env train tests tests-long guarantees check format clear bench-loop bench-data
+.PHONY: help env train tests tests-long guarantees check format clear bench-loop bench-data bench-scale
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ format: env  ## sort imports and format
 
 bench-loop: $(BENCH)  ## microseconds per step beside a bare loop, ignite, accelerate and Lightning
 	$(BIN)/python -m benchmarks.bench_loop $(ARGS)
+
+bench-scale: env  ## seconds per step of one and two processes beside plain PyTorch and DDP
+	$(BIN)/python -m benchmarks.bench_scale $(ARGS)
 
 bench-data: env  ## images a second per core from JPEG to batch beside torchvision and timm
 	$(BIN)/python -m benchmarks.bench_data $(ARGS)

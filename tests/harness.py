@@ -147,13 +147,13 @@ def train_aloud(config: str) -> None:
     calotype.train(config)
 
 
-def resume(run: str, plan: str = "") -> None:
+def resume(run: str, plan: str = "", allow_changed: Sequence[str] = ()) -> None:
     """Resume a run in this process. For `in_child`."""
     import calotype
 
     if plan:
         faults.hook = hook(plan)
-    calotype.train(resume=run, quiet=True)
+    calotype.train(resume=run, quiet=True, allow_changed=allow_changed)
 
 
 def passes(config: str) -> dict[str, int]:

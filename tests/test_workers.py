@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from calotype.errors import UsageError
 from tests import harness
 from tests.toys.configs import DATA, TASKS, VARIANTS, config, write
 
@@ -143,3 +144,54 @@ def test_what_one_process_fails_with_all_end_with(root_of: dict[str, Path], tmp_
     assert [found.code for found in outcomes] == [1, 1]
     assert outcomes[0].error.startswith("RunFolderError: ") and "No space left on device" in outcomes[0].error
     assert re.match(r"RunFolderError: process 0 at step \d+: .*No space left on device", outcomes[1].error)
+
+
+FAST: dict[str, Any] = {"trainer": {"reduce": "fast", "shards": 4}}
+
+
+@pytest.mark.guarantee(
+    "Under reduce=fast a resume on as many processes is exact too", condition="CPU, DDP; 2, 3 and 4 processes"
+)
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("task", ["classification", pytest.param("segmentation", marks=pytest.mark.long)])
+def test_ddp_resumes_exactly(task: str, size: int, root_of: dict[str, Path], tmp_path: Path) -> None:
+    """torch's DDP alone does not, with three processes and more."""
+    sections = {"trainer": {**FAST["trainer"], "shards": 2 * size}, "data": {"batch_size": 4 * size}}
+    straight = trained(size, *written(tmp_path / "straight", task, root_of[task], **sections))
+    plans = [(size, "1/after_step@3"), (size, "0/after_step@4:SIGTERM")]
+    stopped = trained(size, *written(tmp_path / "stopped", task, root_of[task], **sections), plans=plans)
+    assert harness.final_hash(stopped) == harness.final_hash(straight)
+
+
+@pytest.mark.guarantee(
+    "A run that moves to another number of processes reads the same samples at each step", condition="reduce=fast too"
+)
+def test_under_fast_a_move_keeps_the_samples(root_of: dict[str, Path], tmp_path: Path) -> None:
+    root = root_of["classification"]
+    alone = trained(1, *written(tmp_path / "alone", "classification", root, **FAST))
+    path, runs = written(tmp_path / "moved", "classification", root, **FAST)
+    assert stretch(2, path, runs, "1/after_step@5")[1].code == harness.KILLED
+    refused = stretch(4, path, runs)
+    assert [found.code for found in refused] == [2] * 4
+    assert "machine: processes: 2 -> 4, which trainer.reduce=fast adds in another order" in refused[0].error
+    run = str(harness.only_run(runs))
+    moved = harness.together(4, harness.resume, run, "", ["machine"])
+    assert [found.code for found in moved] == [0] * 4, moved
+    for ours, theirs in zip(harness.lines(Path(run)), harness.lines(alone), strict=True):
+        assert (ours["ids"], ours["input"]) == (theirs["ids"], theirs["input"])
+        assert float.fromhex(ours["loss"]) == pytest.approx(float.fromhex(theirs["loss"]), rel=0.2)
+
+
+def test_what_fast_computed_by_several_one_process_does_not_verify(root_of: dict[str, Path], tmp_path: Path) -> None:
+    from calotype.commands.verify import verify
+
+    run = trained(2, *written(tmp_path, "classification", root_of["classification"], **FAST))
+    with pytest.raises(UsageError, match=r"computed by 2 processes with trainer\.reduce=fast"):
+        verify(run)
+
+
+def test_fast_can_do_without_a_tail_only(root_of: dict[str, Path], tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "classification", root_of["classification"], **FAST, **KINDS["tail"])
+    outcomes = harness.together(2, harness.train, path)
+    assert [found.code for found in outcomes] == [2, 2]
+    assert "data.drop_last: the last batch of an epoch has fewer samples than trainer.shards" in outcomes[0].error

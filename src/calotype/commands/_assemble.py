@@ -79,6 +79,7 @@ class Frozen:
     reduce: Literal["exact", "fast"]
     deterministic: Literal["strict", "warn", "off"]
     accelerator: Literal["cpu", "cuda"]
+    devices: int = 1
     skipped: Skipped | None = None
     weights: str | None = None
 
@@ -96,6 +97,7 @@ class Frozen:
             reduce=("fast" if cuda else "exact") if trainer.reduce == "auto" else trainer.reduce,
             deterministic="strict" if trainer.deterministic == "auto" else trainer.deterministic,
             accelerator="cuda" if cuda else "cpu",
+            devices=world.size,
         )
 
 
@@ -152,12 +154,15 @@ def assemble(
         settings = settings.begun()
     frozen = frozen or Frozen.of(settings.trainer, world)
     check_world(world, frozen.shards, exact=frozen.reduce == "exact")
+    if frozen.reduce == "fast":
+        frozen = replace(frozen, devices=world.size)
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic, world.local_rank)
     part = (world.rank, world.size)
     data = load_data(settings, frozen.shards, frozen.skipped, pin=device.type == "cuda", part=part)
     frozen = replace(frozen, skipped=data.skipped)
     task, loaded = build_task(settings, device, data.classes, frozen.weights)
     data.foreign += _foreign_in(task, settings)
+    check_tail(data.train.order, frozen, world)
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
     parts = replace(_parts(settings, task, plan, data), world=world)
@@ -167,6 +172,15 @@ def assemble(
     notes += _normalized_otherwise(settings)
     profiler = settings.trainer.profiler
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, profiler, notes)
+
+
+def check_tail(order: Any, frozen: Frozen, world: World) -> None:
+    """Raises ConfigError for a tail batch in which a process would have no shard, which torch's DDP can't do."""
+    if frozen.reduce == "fast" and world.size > 1 and order.size(order.steps_per_epoch - 1) < frozen.shards:
+        raise ConfigError(
+            "the last batch of an epoch has fewer samples than trainer.shards; drop it, or set trainer.reduce=exact",
+            key="data.drop_last",
+        )
 
 
 def load_data(

@@ -105,6 +105,10 @@ def changes(
         "data": found + _weights(record, assembly),
     }
     parts |= records.changed_surroundings(record)
+    before, devices = record["frozen"].get("devices", 1), assembly.frozen.devices
+    if assembly.frozen.reduce == "fast" and before != devices:
+        told = f"processes: {before} -> {devices}, which trainer.reduce=fast adds in another order"
+        parts["machine"] = [*parts.get("machine", []), told]
     return {part: texts for part, texts in parts.items() if texts}
 
 

@@ -157,6 +157,7 @@ def verify(
     if unknown := sorted(set(allow_changed) - set(PARTS)):
         raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
     record = folder.record()
+    _check_devices(record)
     recorded = _whole(folder)
     reach = _Reach.of(folder, recorded, departure(record), steps, resume_at)
     config = recorded_config(folder, overrides, trust)
@@ -181,6 +182,16 @@ def verify(
         kept_differences(folder),
         reach.left,
     )
+
+
+def _check_devices(record: Mapping[str, Any]) -> None:
+    """Raises UsageError for a run that one process can't repeat."""
+    devices = record["frozen"].get("devices", 1)
+    if record["frozen"]["reduce"] == "fast" and devices > 1:
+        raise UsageError(
+            f"the run was computed by {devices} processes with trainer.reduce=fast, whose bits only as many of them "
+            "give; a run with trainer.reduce=exact can be verified by one"
+        )
 
 
 def _whole(folder: RunFolder) -> Length:

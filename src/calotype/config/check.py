@@ -196,9 +196,7 @@ def _check_devices(trainer: TrainerSettings) -> None:
         raise ConfigError(f"{devices} is not allowed; allowed: auto, 1 or more", key="trainer.devices")
     if trainer.strategy == "single":
         raise ConfigError(f"single is overruled by trainer.devices={devices}; use auto", key="trainer.strategy")
-    if trainer.reduce == "fast":
-        raise ConfigError("fast is not available yet on several processes; use exact", key="trainer.reduce")
-    if devices & (devices - 1):
+    if trainer.reduce != "fast" and devices & (devices - 1):
         below = 1 << (devices.bit_length() - 1)
         raise ConfigError(
             f"{devices} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}",

@@ -123,6 +123,22 @@ class World:
             for work in dist.batch_isend_irecv([*sent, *taken]):
                 work.wait()
 
+    def add(self, tensor: Tensor) -> None:
+        """Add up a tensor over the processes, in place."""
+        with self._together():
+            dist.all_reduce(tensor)
+
+    def copy(self, tensors: Sequence[Tensor]) -> None:
+        """Give the first process's tensors to the others, those of a type in one message."""
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            some = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.detach().reshape(-1) for tensor in some])
+            with self._together():
+                dist.broadcast(flat, 0)
+            if not self.first:
+                for tensor, piece in zip(some, torch.split(flat, [tensor.numel() for tensor in some]), strict=True):
+                    tensor.copy_(piece.view(tensor.shape))
+
     # --- failures
 
     @contextmanager

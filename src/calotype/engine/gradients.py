@@ -31,7 +31,8 @@ class Gradients:
         keeps_buffers = options.shards > 1 or options.skip_nonfinite or options.split or bool(options.splits)
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
         self.first_shard = self.world.rank * (options.shards // self.world.size)
-        self.doubling = self._doubling() if self.world.size > 1 else None
+        self.doubling = self._doubling() if self.world.size > 1 and options.exact else None
+        self.factor = 1
         self.forward = precision.autocasting(self.task)
         self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
 
@@ -52,13 +53,18 @@ class Gradients:
 
     def backward(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
         """Put one shard's gradients in place."""
-        if self.prepares:
-            shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, step, index)
         for p in self.parameters:
             p.grad = None
+        return self.one_pass(index, shard, step, counts)
+
+    def one_pass(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
+        """Add one shard's gradients to what is in place."""
+        if self.prepares:
+            shard = self.options.mixed(self.options.placed(shard), self.parts.batch_transforms, step, index)
         seed_torch(key(self.options.seed, "model", step, index), self.options.device)
         loss = self.forward(shard, counts)
-        backward(self.precision.scaled(loss.value) if self.precision.scales else loss.value)
+        value = loss.value if self.factor == 1 else loss.value * self.factor
+        backward(self.precision.scaled(value) if self.precision.scales else value)
         if faults.hook:
             faults.fault("in_backward")
         return loss.value.detach(), loss.terms

@@ -30,6 +30,7 @@ from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step
 from calotype.engine.reduce import Buffers
+from calotype.engine.replicated import Replicated
 from calotype.engine.schedule import Warmup, momenta
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
 from calotype.engine.survey import Survey, joint_survey, survey
@@ -62,7 +63,8 @@ class Trainer:
         self.state = LoopState()
         self.precision = Precision(options.precision, options.device)
         self.guard = Guard(self.precision, latched=not options.skip_nonfinite)
-        self.gradients = Gradients(parts, options, self.precision)
+        how = Gradients if options.exact or self.world.size == 1 else Replicated
+        self.gradients = how(parts, options, self.precision)
         self.parameters = self.gradients.parameters
         self.joint = self.world.size > 1
         self.surveyed = Survey({}, [], [])
