@@ -2,8 +2,9 @@
 
     make bench-scale                     # or: python -m benchmarks.bench_scale --rounds 5 --json scale.json
 
-A ResNet-18 on 64 x 64 images, one thread and one core a process, the same batches, SGD. Jobs take turns; of each the median of its
-steps counts, without the first ones, and of the jobs the median. The table goes to stderr, one JSON object to stdout.
+A ResNet-18 on 64 x 64 images, one thread and one core a process, the same batches, SGD. Jobs take turns; of each the
+median of its steps counts, without the first ones, and of the jobs the median. The table goes to stderr, one JSON
+object to stdout.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@
     ├── NonFiniteError            1   the loss or a gradient stopped being finite
     ├── RunFolderError            1   the run folder is busy, read-only or full
     └── Interrupted              75   stopped by a signal or a limit of the machine; `--resume` continues
+        └── PeerLost             75   another process of the run died, hangs or can't be reached
 
 A message names the file, key or sample and says what to do. `key` is the config path at fault where there is one; it is
 put in front of the message.
@@ -85,3 +86,7 @@ class Interrupted(CalotypeError):  # noqa: N818 - not an error of anybody's: the
     """A run stopped by a signal with its state saved."""
 
     exit_code = 75
+
+
+class PeerLost(Interrupted):
+    """Another process of the run died, hangs or can't be reached."""

@@ -95,6 +95,42 @@ def test_asked_to_stop(how: str, number: str, parity_root: Path, tmp_path: Path)
     assert how == "torchrun" or "Traceback" not in stderr, stderr
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", STARTS)
+def test_a_process_is_killed(how: str, rank: int, parity_root: Path, tmp_path: Path) -> None:
+    tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 5000}, data={"workers": 1})
+    config = write(tree, tmp_path / "config.yaml")
+    with started(how, config) as child:
+        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60), child.stderr
+        (victim,) = [pid for pid in ranks_of(tmp_path, rank) if pid != child.pid]
+        os.kill(victim, signal.SIGKILL)
+        _, stderr = child.communicate(timeout=60)
+    assert child.returncode == (75 if how == "devices" else 1), stderr
+    assert harness.until(lambda: not processes_of(tmp_path), 10), processes_of(tmp_path)
+    assert how == "torchrun" or ("`--resume` continues" in stderr and "Traceback" not in stderr), stderr
+    status = subprocess.run(
+        [sys.executable, "-m", "calotype", "status", str(harness.only_run(tmp_path / "runs"))],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    assert status.returncode == 75
+
+
+def ranks_of(folder: Path, rank: int) -> list[int]:
+    """The process of that number, without its loader workers, which have its environment."""
+    found = []
+    for pid in processes_of(folder):
+        with suppress(OSError):
+            if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(pid)
+    return [pid for pid in found if parent_of(pid) not in found]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from calotype import errors
 from calotype.config.compose import Config, compose
-from calotype.errors import CalotypeError, ConfigError, Interrupted
+from calotype.errors import CalotypeError, ConfigError, Interrupted, PeerLost
 from calotype.files import replace_json
 from calotype.settings import seconds
 
@@ -142,8 +142,7 @@ def spoken_for() -> Iterator[None]:
     try:
         yield
     except (CalotypeError, KeyboardInterrupt) as error:
-        alone = is_first() or (isinstance(error, Interrupted) and type(error) is not Interrupted)
-        if alone and REPORT not in os.environ:
+        if REPORT not in os.environ and (is_first() or isinstance(error, PeerLost)):
             raise
         sys.exit(CTRL_C if isinstance(error, KeyboardInterrupt) else error.exit_code)
 

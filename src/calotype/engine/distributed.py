@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from calotype import errors
-from calotype.errors import CalotypeError, ConfigError, Interrupted
+from calotype.errors import CalotypeError, ConfigError, Interrupted, PeerLost
 
 GRACE = 3.0
 """Seconds that a process waits for what the others say of a failure."""
@@ -230,10 +230,6 @@ class World:
 
 
 _CONTINUE = "`--resume` continues from the last checkpoint"
-
-
-class PeerLost(Interrupted):
-    """Another process of the run died, hangs or can't be reached."""
 
 
 def _stack_on_request() -> str:
