@@ -256,6 +256,7 @@ DataError(CalotypeError) 3
 DiffersError(CalotypeError) 5
 Interrupted(CalotypeError) 75
 NonFiniteError(CalotypeError) 1
+PeerLost(Interrupted) 75
 RefusedError(UsageError) 2
 RunFolderError(CalotypeError) 1
 UsageError(CalotypeError) 2
