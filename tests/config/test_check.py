@@ -60,7 +60,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["trainer.devices=2", "trainer.shards=1"], "2 processes can.t share 1 shards evenly"),
         (["trainer.devices=0"], "0 is not allowed"),
         (["trainer.devices=2", "trainer.strategy=single"], "single is overruled by trainer.devices=2"),
-        (["trainer.on_oom=split"], "trainer.on_oom: split cuts shards, on which exact bits depend"),
+        (["trainer.on_oom=split"], "trainer.on_oom: split cuts shards, which are part of exact arithmetic"),
         (["trainer.timeout=soon"], "trainer.timeout: .soon. is no time"),
         (["trainer.strategy=fsdp"], "fsdp is not available yet"),
         (["trainer.shards=3"], "no power of two"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calotype.engine.evaluate import Bystander, Evaluation, evaluate
+from calotype.engine.evaluate import Bystander, Evaluation, _Sums, evaluate
 from calotype.engine.precision import Precision
 from calotype.errors import DataError
 from calotype.types import Batch, Counts, Loss, Metric, Prediction, Shard, Term
@@ -138,3 +138,18 @@ def test_a_task_may_judge_a_shard_at_one_pass() -> None:
 
     found = measured([[0]], task=Once())
     assert found is not None and found.metrics == {"loss": 2.0, "sum": 0.0, "per_class": [0.0]}
+
+
+def test_what_is_rounded_is_added_in_the_order_of_the_batches_whoever_had_them() -> None:
+    def sums(values: list[float], *, joint: bool) -> _Sums:
+        found, ids = _Sums({}, joint=joint), np.arange(1)
+        for value in values:
+            exact = torch.tensor(value, dtype=torch.float64)
+            found.add(Loss(exact, {"loss": Term(exact, 1.0)}), Prediction(ids, {}), Shard(ids, {}))
+        return found
+
+    large = 1e16  # to which 1 adds nothing
+    words = [sums([large, -large], joint=True).word(), sums([1.0], joint=True).word()]
+    joined = _Sums({}, joint=False).joined(words, torch.device("cpu"))
+    assert joined.results() == sums([large, 1.0, -large], joint=False).results() == {"loss": 0.0}
+    assert sums([large, -large, 1.0], joint=False).results() != joined.results()

@@ -309,8 +309,7 @@ SABOTAGES = [
         "engine/evaluate.py",
         "for row in zip_longest(*dealt, fillvalue={}):",
         "for row in dealt:",
-        "tests/test_workers.py::test_any_number_of_processes_gives_the_same_bits[segmentation-plateau-2]",
-        long=True,
+        "tests/engine/test_evaluate.py::test_what_is_rounded_is_added_in_the_order_of_the_batches_whoever_had_them",
     ),
     Sabotage(
         "DDP's buckets not settled",
