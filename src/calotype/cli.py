@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from calotype import __version__
 from calotype.commands._text import printable
-from calotype.errors import CalotypeError, UsageError
+from calotype.errors import CTRL_C, CalotypeError, UsageError
 
 VERBS = {
     "train": "train from a config, or resume a run",
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("calotype: stopped by Ctrl-C", file=sys.stderr)  # noqa: T201
-        return 130
+        return CTRL_C
     except BrokenPipeError:
         _flush()
         return 1

@@ -18,7 +18,13 @@ put in front of the message.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+CONTINUE = "`--resume` continues from the last checkpoint"
+"""What to do after a run that ended before its time."""
+CTRL_C = 130
+"""The exit code of a Ctrl-C."""
 
 
 class CalotypeError(Exception):
@@ -90,3 +96,19 @@ class Interrupted(CalotypeError):  # noqa: N818 - not an error of anybody's: the
 
 class PeerLost(Interrupted):
     """Another process of the run died, hangs or can't be reached."""
+
+
+def told(error: BaseException) -> dict[str, Any]:
+    """An error as plain values, for another process. A Ctrl-C is a stop like others there."""
+    if isinstance(error, KeyboardInterrupt):
+        return told(Interrupted("stopped by Ctrl-C"))
+    message = error.message if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"
+    return {"type": type(error).__name__, "message": message, "key": getattr(error, "key", None)}
+
+
+def retold(found: Mapping[str, Any], before: str = "") -> CalotypeError:
+    """The error that `told` was given, with `before` in front of its message; a CalotypeError where it was none."""
+    kind = globals().get(found["type"])
+    if isinstance(kind, type) and issubclass(kind, CalotypeError):
+        return kind(before + found["message"], key=found["key"])
+    return CalotypeError(before + found["message"])

@@ -21,6 +21,23 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+NEUTRAL = (
+    "paths.",
+    "tracking",
+    "vars",
+    "data.workers",
+    "data.prefetch",
+    "data.timeout",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.timeout",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "checkpoint.on_error",
+)
+"""Keys, or beginnings of keys, that change no bit of a run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Duration:
     """A length of training: `amount` epochs ("ep"), steps ("st") or per cent of the run ("%")."""

@@ -177,7 +177,8 @@ class Metric(Protocol):
 
 class Gallery(Protocol):
     """Pictures of an evaluation, for trackers that want them. `update` never waits for the device; `pictures` gives
-    arrays (3, H, W) uint8 by name, on the host.
+    arrays (3, H, W) uint8 by name, on the host. Optional: `of_all` names those that say something of all samples; they
+    are left out where several processes share the samples.
     """
 
     def update(self, prediction: Prediction, shard: Shard) -> None: ...

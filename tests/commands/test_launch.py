@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 import calotype
+from calotype.cli import main
+from calotype.commands._signals import ECHO
+from calotype.commands.verify import verify
 from tests import harness
 from tests.toys.configs import toy, write
 
@@ -27,15 +30,17 @@ STARTS = {
 
 
 @contextmanager
-def started(how: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, in a session of its own; whatever is left of it afterwards is killed."""
+def started(how: str, config: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command; whatever is left of it afterwards is killed."""
     child = subprocess.Popen(
-        [*STARTS[how], *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*STARTS[how], config, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         yield child
     finally:
-        child.kill()
+        for pid in [child.pid, *processes_of(Path(config).parent)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         child.communicate()
 
 
@@ -54,8 +59,6 @@ def processes_of(folder: Path) -> list[int]:
 )
 @pytest.mark.parametrize("how", STARTS)
 def test_a_run_by_two_processes(how: str, parity_root: Path, tmp_path: Path) -> None:
-    from calotype.commands.verify import verify
-
     config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
     with started(how, config, "--json") as child:
         stdout, stderr = child.communicate(timeout=120)
@@ -79,7 +82,7 @@ def test_asked_to_stop(how: str, number: str, parity_root: Path, tmp_path: Path)
     tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 5000}, data={"workers": 1})
     config = write(tree, tmp_path / "config.yaml")
     with started(how, config) as child:
-        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60), child.stderr
+        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60)
         began = time.monotonic()
         child.send_signal(signal.Signals[number])
         _, stderr = child.communicate(timeout=60)
@@ -95,13 +98,50 @@ def test_asked_to_stop(how: str, number: str, parity_root: Path, tmp_path: Path)
     assert how == "torchrun" or "Traceback" not in stderr, stderr
 
 
+@pytest.mark.guarantee(
+    "A run by several processes leaves no orphan",
+    condition="Linux; what started its processes got SIGKILL, or, where that was no torchrun, a second signal",
+)
+@pytest.mark.parametrize(
+    ("how", "numbers", "code"),
+    [
+        ("devices", ["SIGKILL"], -9),
+        ("devices", ["SIGINT", "SIGINT"], 130),
+        pytest.param("devices", ["SIGTERM", "SIGTERM"], 75, marks=pytest.mark.long),
+        pytest.param("torchrun", ["SIGKILL"], -9, marks=pytest.mark.long),
+    ],
+)
+def test_what_started_the_others_leaves_at_once(
+    how: str, numbers: list[str], code: int, parity_root: Path, tmp_path: Path
+) -> None:
+    """With one process that can't obey, so that it would not end by itself."""
+    slow = {"max_epochs": 5000, "log_every_n_steps": 1}
+    tree = toy("classification", parity_root, tmp_path / "runs", trainer=slow, data={"workers": 1})
+    config = write(tree, tmp_path / "config.yaml")
+    with started(how, config) as child:
+        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60)
+        (first,) = [pid for pid in ranks_of(tmp_path, 0) if pid != child.pid]
+        os.kill(first, signal.SIGSTOP)
+        for number in numbers:
+            child.send_signal(signal.Signals[number])
+            time.sleep(ECHO + 0.1 if number == "SIGTERM" else 0.5)
+        assert child.wait(5) == code
+        assert harness.until(lambda: not processes_of(tmp_path), 10), processes_of(tmp_path)
+        _, stderr = child.communicate()
+    assert "SIGKILL" in numbers or "Traceback" not in stderr, stderr
+    run = harness.only_run(tmp_path / "runs")
+    done = harness.newest(run)
+    calotype.train(f"trainer.max_steps={done + 2}", resume=run, allow_changed=["config"], quiet=True)
+    assert len(harness.lines(run)) == done + 2
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("how", STARTS)
 def test_a_process_is_killed(how: str, rank: int, parity_root: Path, tmp_path: Path) -> None:
     tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 5000}, data={"workers": 1})
     config = write(tree, tmp_path / "config.yaml")
     with started(how, config) as child:
-        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60), child.stderr
+        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60)
         (victim,) = [pid for pid in ranks_of(tmp_path, rank) if pid != child.pid]
         os.kill(victim, signal.SIGKILL)
         _, stderr = child.communicate(timeout=60)
@@ -134,9 +174,10 @@ def parent_of(pid: int) -> int:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["trainer.devices=3"], 2, "trainer.devices: 3 is no power of two"),
+        (["trainer.devices=3", "trainer.accelerator=cpu"], 2, "trainer.devices: 3 is no power of two"),
         (["trainer.devices=2", "trainer.shards=1"], 2, "2 processes can't share 1 shards evenly"),
         (["trainer.devices=2", "paths.data=/nowhere"], 3, "/nowhere"),
+        (["trainer.devices=2", "trainer.reduce=fast", "trainer.on_oom=split"], 2, "trainer.on_oom: split is for one"),
     ],
 )
 def test_a_mistake_is_told_once(arguments: list[str], code: int, told: str, parity_root: Path, tmp_path: Path) -> None:
@@ -149,7 +190,48 @@ def test_a_mistake_is_told_once(arguments: list[str], code: int, told: str, pari
     assert not list(tmp_path.glob("runs/*/*/record.json"))
 
 
-def test_from_python(parity_root: Path, tmp_path: Path) -> None:
+def test_what_all_fail_with_is_told_once(parity_root: Path, tmp_path: Path) -> None:
+    """And has its own exit code, though what launched the processes ends them as soon as one has left."""
+    tree = toy("classification", parity_root, tmp_path / "runs", module={"optimizer": {"lr": 1e30}})
+    with started("devices", write(tree, tmp_path / "config.yaml")) as child:
+        _, stderr = child.communicate(timeout=120)
+    assert child.returncode == 1, stderr
+    assert stderr.count("nothing was updated by it or after it") == 1 and "Traceback" not in stderr, stderr
+
+
+@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.long) for how in STARTS])
+def test_one_process_is_asked_to_stop(how: str, parity_root: Path, tmp_path: Path) -> None:
+    tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 5000}, data={"workers": 1})
+    with started(how, write(tree, tmp_path / "config.yaml")) as child:
+        assert harness.until(lambda: bool(list(tmp_path.glob("runs/*/*/checkpoints/last"))), 60)
+        (one,) = [pid for pid in ranks_of(tmp_path, 1) if pid != child.pid]
+        os.kill(one, signal.SIGTERM)
+        _, stderr = child.communicate(timeout=60)
+    status = harness.status(harness.only_run(tmp_path / "runs"))
+    assert (status["state"], status["exit_code"]) == ("interrupted", 75)
+    assert child.returncode == (75 if how == "devices" else 1), stderr
+    assert stderr.count(f"stopped by SIGTERM after step {status['step'] - 1}") == 1, stderr
+
+
+def test_from_python(parity_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
     result = calotype.train(config, "trainer.devices=2", quiet=True)
     assert result.state == "done" and result.metrics == harness.status(result.folder)["results"]
+    assert result.best is not None and result.tested == "best"
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+@pytest.mark.guarantee("`calotype verify --devices W` proves by several processes what one computed")
+def test_verified_by_two(parity_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In two stretches, the second in fresh objects from what the first saved."""
+    config = write(toy("classification", parity_root, tmp_path / "runs", trainer={"shards": 4}), tmp_path / "c.yaml")
+    run = calotype.train(config, quiet=True).folder
+    assert main(["verify", str(run), "--devices=2", "--resume-at=7", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["equal"] and told["whole"] and told["steps"] == 15, told
+    journal = run / "journal.jsonl"
+    altered = journal.read_text().replace('"step":3,"epoch":0,"ids":"', '"step":3,"epoch":0,"ids":"f')
+    journal.write_text(altered)
+    found = verify(run, steps=5, devices=2)
+    assert found.difference is not None and (found.difference.step, found.difference.what) == (3, "sample ids")

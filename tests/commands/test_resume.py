@@ -36,6 +36,7 @@ def test_auto_starts_then_goes_on_then_does_nothing(parity_root: Path, tmp_path:
         result = calotype.train(file, resume="auto", quiet=True)
         assert result.folder == run and result.step == 15
     assert [entry["resumed_at"] for entry in lineage(run)] == [5]
+    assert calotype.train(file, "trainer.timeout=5m", resume="auto", quiet=True).folder == run
     other = calotype.train(file, "seed=4", resume="auto", quiet=True)
     assert other.folder != run and other.step == 15
 

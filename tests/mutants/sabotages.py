@@ -299,8 +299,8 @@ SABOTAGES = [
     Sabotage(
         "counts of a process's own shards",
         "engine/survey.py",
-        "result.counts[name] = result.counts.get(name, 0.0) + count",
-        "result.counts[name] = count",
+        "merge(result.counts, found)",
+        "result.counts.update(found)",
         "tests/test_workers.py::test_any_number_of_processes_gives_the_same_bits[classification-as_it_stands-2]",
         long=True,
     ),

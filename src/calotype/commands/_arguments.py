@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ def add_config_dir(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder of config groups, before configs/ and conf/ here and the packaged ones (repeatable)",
     )
+
+
+def asked(allow_changed: Collection[str], trust: Collection[str]) -> list[str]:
+    """What is allowed and trusted, as arguments again."""
+    allowed = [f"--allow-changed={','.join(allow_changed)}"] if allow_changed else []
+    return [*allowed, *(f"--trust={name}" for name in trust)]
 
 
 def config_from(args: argparse.Namespace) -> Config:

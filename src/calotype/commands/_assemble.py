@@ -20,9 +20,10 @@ from calotype.commands._start import Start
 from calotype.commands._text import count
 from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
+from calotype.config.check import check_processes
 from calotype.engine.averaging import EMA
 from calotype.engine.device import set_up
-from calotype.engine.distributed import World, check_world
+from calotype.engine.distributed import World
 from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
 from calotype.engine.precision import takes_found_inf
@@ -153,9 +154,7 @@ def assemble(
     if not begins:
         settings = settings.begun()
     frozen = frozen or Frozen.of(settings.trainer, world)
-    check_world(world, frozen.shards, exact=frozen.reduce == "exact")
-    if frozen.reduce == "fast":
-        frozen = replace(frozen, devices=world.size)
+    check_processes(world.size, frozen.shards, exact=frozen.reduce == "exact")
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic, world.local_rank)
     part = (world.rank, world.size)
     data = load_data(settings, frozen.shards, frozen.skipped, pin=device.type == "cuda", part=part)
@@ -163,9 +162,11 @@ def assemble(
     task, loaded = build_task(settings, device, data.classes, frozen.weights)
     data.foreign += _foreign_in(task, settings)
     check_tail(data.train.order, frozen, world)
+    if settings.trainer.on_oom == "split" and world.size > 1:
+        raise ConfigError("split is for one process; several would have to split together", key="trainer.on_oom")
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
-    parts = replace(_parts(settings, task, plan, data), world=world)
+    parts = _parts(settings, task, plan, data, world)
     options = _options(settings, frozen, plan, device)
     inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
     notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
@@ -176,9 +177,11 @@ def assemble(
 
 def check_tail(order: Any, frozen: Frozen, world: World) -> None:
     """Raises ConfigError for a tail batch in which a process would have no shard, which torch's DDP can't do."""
-    if frozen.reduce == "fast" and world.size > 1 and order.size(order.steps_per_epoch - 1) < frozen.shards:
+    first_of_last = (world.size - 1) * (frozen.shards // world.size)
+    if frozen.reduce == "fast" and order.size(order.steps_per_epoch - 1) <= first_of_last:
         raise ConfigError(
-            "the last batch of an epoch has fewer samples than trainer.shards; drop it, or set trainer.reduce=exact",
+            f"the last batch of an epoch has no sample for each of {world.size} processes; drop it, or set "
+            "trainer.reduce=exact",
             key="data.drop_last",
         )
 
@@ -302,7 +305,7 @@ def _normalized_otherwise(settings: Settings) -> list[str]:
     return [note] if note else []
 
 
-def _parts(settings: Settings, task: Any, plan: Plan, data: Data) -> Parts:
+def _parts(settings: Settings, task: Any, plan: Plan, data: Data, world: World) -> Parts:
     trainer, module = settings.trainer, settings.module
     factory = build({**module.optimizer, "_partial_": True}, "module.optimizer")
     optimizer = build_optimizer(factory, task, module.param_groups)
@@ -316,6 +319,7 @@ def _parts(settings: Settings, task: Any, plan: Plan, data: Data) -> Parts:
         test=data.loader("test", trainer.limit_test_batches) if trainer.test else None,
         scheduler=_scheduler(settings, optimizer, plan),
         batch_transforms=data.batch_transforms,
+        world=world,
         ema=EMA(task.network, ema.decay, ema.warmup) if ema else None,
         early_stop=EarlyStop(early.patience, early.min_delta, mode) if early else None,  # type: ignore[arg-type]
     )

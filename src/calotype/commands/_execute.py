@@ -6,29 +6,25 @@ from __future__ import annotations
 
 import errno
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from calotype.commands._assemble import Assembly
 from calotype.commands._messages import Messages
+from calotype.commands._signals import Signals
 from calotype.engine.checkpoint import Checkpoint, Checkpoints, Elsewhere
 from calotype.engine.observe import Mirrors, Observer
-from calotype.engine.parts import LoopState
 from calotype.engine.profile import profiler
 from calotype.engine.trainer import Trainer
-from calotype.errors import CalotypeError, Interrupted, RunFolderError
+from calotype.errors import CONTINUE, CTRL_C, CalotypeError, Interrupted, RunFolderError
 from calotype.record.folder import RunFolder
 from calotype.record.journal import CLOCK, JOURNAL, JsonLines, end_line
 from calotype.types import Shard, Tracker
 
-CTRL_C = 130
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -42,37 +38,6 @@ class Run:
     steps_per_epoch: int
     header: Mapping[str, str]
     step: int = 0
-
-
-@dataclass(slots=True)
-class Signals:
-    """The first SIGTERM, SIGUSR1 or Ctrl-C asks the run to stop after its step; a second Ctrl-C stops at once."""
-
-    name: str | None = None
-    _previous: dict[int, Any] = field(default_factory=dict)
-
-    def asked(self) -> str | None:
-        """The signal that asked, if one did."""
-        return self.name
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.name is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Listen within the context; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            self._previous[int(number)] = signal.signal(number, self._handle)
-        try:
-            yield
-        finally:
-            for caught, handler in self._previous.items():
-                signal.signal(caught, handler)
 
 
 class _Nowhere:
@@ -92,22 +57,21 @@ class _Nowhere:
         return {}
 
 
-def compute(assembly: Assembly, resume: Checkpoint | None, *, replanned: bool) -> LoopState:
-    """The share of a process that writes nothing: the same loop to the same end; its state then."""
+def compute(assembly: Assembly, resume: Checkpoint | None, *, replanned: bool) -> None:
+    """The share of a process that writes nothing: the same loop to the same end."""
     signals = Signals()
     log = _Nowhere()
     observer = Observer(log, log, Mirrors([], lambda _: None))
     elsewhere = Elsewhere(maximise=assembly.options.maximise, keep_best=assembly.checkpoint.keep_best)
     trainer = Trainer(assembly.parts, assembly.options, assembly.plan, observer, elsewhere, signals.asked)
-    with signals.caught():
+    with signals.caught(leaving=True):
         trainer.fit(resume, replanned=replanned)
         trainer.test()
-    return trainer.state
 
 
 @dataclass(slots=True)
 class Execution:
-    """One process's share of a run: the assembled parts in their folder."""
+    """What the process that writes a run does: the assembled parts in their folder."""
 
     assembly: Assembly
     folder: RunFolder
@@ -116,7 +80,6 @@ class Execution:
     trackers: Sequence[Tracker] = ()
     quiet: bool = False
     header: Mapping[str, str] = field(default_factory=dict)
-    stop: Callable[[int], str | None] = lambda _: None
 
     def checkpoints(self) -> Checkpoints:
         """The folder's checkpoints, kept as the config says."""
@@ -146,17 +109,14 @@ class Execution:
                 self.on_saved(trainer.state.step)
                 self._status(trainer, "running", None, started)
 
-            def stop() -> str | None:
-                return signals.asked() or self.stop(trainer.state.step)
-
             observer = Observer(journal, clock, mirrors, on_shard=self.on_shard, on_saved=saved, profiler=profile)
-            trainer = Trainer(parts, assembly.options, assembly.plan, observer, self.checkpoints(), stop)
+            trainer = Trainer(parts, assembly.options, assembly.plan, observer, self.checkpoints(), signals.asked)
             trainer.elapsed = before
             self._status(trainer, "running", None, started)
             mirrors.call("start", self._about(resume.step if resume else 0))
             state = "failed"
             try:
-                with signals.caught(), self._disk():
+                with signals.caught(leaving=parts.world.size > 1), self._disk():
                     trainer.fit(resume, replanned=replanned)
                     trainer.test()
                     self.on_saved(trainer.state.step)
@@ -205,12 +165,16 @@ class Execution:
         return Run(folder.path, folder.name, plan.total or 0, plan.steps_per_epoch, self.header, step)
 
     def _ended_by(self, error: BaseException, trainer: Trainer, signals: Signals, started: float) -> None:
-        """Write down how the run ended; a Ctrl-C that was obeyed leaves as KeyboardInterrupt."""
+        """Write down how the run ended; a Ctrl-C leaves as KeyboardInterrupt, and no other signal does."""
         if isinstance(error, Interrupted) and signals.asked() == "SIGINT":
             with suppress(OSError):
                 self._status(trainer, "interrupted", CTRL_C, started, str(error))
             Messages(self.folder, quiet=self.quiet)(str(error))
             raise KeyboardInterrupt from error
+        if isinstance(error, KeyboardInterrupt) and signals.asked() not in (None, "SIGINT"):
+            at_once = Interrupted(f"stopped at once by a second signal; {CONTINUE}")
+            self._status(trainer, "interrupted", at_once.exit_code, started, at_once.message)
+            raise at_once from error
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         code = CTRL_C if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
         message = str(error) if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"

@@ -105,7 +105,7 @@ def changes(
         "data": found + _weights(record, assembly),
     }
     parts |= records.changed_surroundings(record)
-    before, devices = record["frozen"].get("devices", 1), assembly.frozen.devices
+    before, devices = record["frozen"].get("devices", 1), assembly.parts.world.size
     if assembly.frozen.reduce == "fast" and before != devices:
         told = f"processes: {before} -> {devices}, which trainer.reduce=fast adds in another order"
         parts["machine"] = [*parts.get("machine", []), told]

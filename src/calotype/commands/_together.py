@@ -6,6 +6,7 @@ record; the others get the config, the record and the checkpoint to go on from, 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -13,27 +14,42 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from calotype import errors
+from calotype.commands._signals import Signals
 from calotype.config.compose import Config, compose
-from calotype.errors import CalotypeError, ConfigError, Interrupted, PeerLost
+from calotype.errors import (
+    CONTINUE,
+    CTRL_C,
+    CalotypeError,
+    ConfigError,
+    Interrupted,
+    NonFiniteError,
+    PeerLost,
+    retold,
+    told,
+)
 from calotype.files import replace_json
 from calotype.settings import seconds
 
 if TYPE_CHECKING:
     from calotype.engine.checkpoint import Checkpoint
     from calotype.engine.distributed import World
-    from calotype.record.folder import RunFolder
 
 REPORT = "CALOTYPE_REPORT"
-"""The file in which the first process tells the one that started it how the run ended."""
+"""The file in which the first process tells the one that started it what came of it."""
+QUIET = "CALOTYPE_QUIET"
+"""Set for processes that are started for a run that is to tell nothing."""
 SHUTDOWN = 60
 """Seconds that processes have to end after a signal before they are killed."""
-CTRL_C = 130
+SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
+"""Where torch's launcher notes which signals it handles; here it handles none."""
+PARENT_DEATH = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 def launched() -> bool:
@@ -46,15 +62,40 @@ def is_first() -> bool:
     return not launched() or os.environ["RANK"] == "0"
 
 
+def is_told_elsewhere() -> bool:
+    """Whether what this process finds is for the one that started it to tell, or for the first."""
+    return REPORT in os.environ or not is_first()
+
+
+def is_quiet() -> bool:
+    """Whether the process that started this one wants nothing told."""
+    return QUIET in os.environ
+
+
+def end_with_launcher() -> None:
+    """Have Linux kill this process when what launched it is gone, however that ended: a run leaves no orphan. Nothing
+    is lost by it but the steps since the last checkpoint.
+    """
+    if launched() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
+
+
 def wanted(config: Config) -> int:
     """How many processes this process is to start for the run; 1: none, it computes itself.
 
     Raises ConfigError where torchrun started another number than the config says.
     """
-    devices = config.tree["trainer"].get("devices", "auto")
+    trainer = config.tree["trainer"]
+    if launched() and trainer["strategy"] == "single":
+        raise ConfigError(f"single is overruled: {os.environ['WORLD_SIZE']} were started", key="trainer.strategy")
+    return to_start(trainer["devices"], "trainer.devices")
+
+
+def to_start(devices: int | str, key: str) -> int:
+    """How many processes to start where `devices` are asked for, a number or auto."""
     if launched():
         if devices not in ("auto", size := int(os.environ["WORLD_SIZE"])):
-            raise ConfigError(f"{devices}, and {size} processes were started; leave it at auto", key="trainer.devices")
+            raise ConfigError(f"{devices}, and {size} processes were started; leave it at auto", key=key)
         return 1
     return 1 if devices == "auto" else int(devices)
 
@@ -74,64 +115,75 @@ def world_of(config: Config) -> Iterator[World]:
 
 
 def hand_out(
-    world: World, folder: RunFolder, config: Config, checkpoint: Checkpoint | None, *, replanned: bool = False
+    world: World,
+    config: Config,
+    record: Mapping[str, Any],
+    checkpoint: Checkpoint | None,
+    **how: Any,
 ) -> None:
-    """Give the others what they need to compute their share of a run from `checkpoint` or its start on."""
+    """Give the others what they need to compute their share of a run from `checkpoint` or its start on; `how` is of
+    `compute` and of the plan, as plain values.
+    """
     if world.size == 1:
         return
     about = {
-        "folder": str(folder.path),
         "config": config.to_yaml(),
         "search": [str(path) for path in config.search],
-        "record": folder.record(),
-        "replanned": replanned,
+        "record": record,
         "checkpoint": checkpoint.folder.name if checkpoint else None,
+        "how": how,
     }
     world.share(json.dumps(about).encode())
-    for name in FILES if checkpoint else ():
-        world.share((checkpoint.folder / name).read_bytes() if checkpoint else None)
+    if checkpoint:
+        from calotype.engine.checkpoint import FILES
+
+        for name in FILES:
+            world.share((checkpoint.folder / name).read_bytes())
 
 
-def nothing_to_do(world: World, folder: RunFolder) -> None:
-    """Tell the others that a run is done."""
+def dismiss(world: World, found: Mapping[str, Any]) -> None:
+    """Let the others go, and tell them, and the process that started this one, what came of it, as plain values."""
     if world.size > 1:
-        status = folder.status()
-        done = {"step": status["step"], "results": status["results"]}
-        world.share(json.dumps({"folder": str(folder.path), "done": done}).encode())
+        world.share(json.dumps({"found": found}).encode())
+    reported(found)
 
 
-FILES = ("model.safetensors", "training.safetensors", "training.json", "manifest.json")
-
-
-def follow() -> tuple[Path, int, dict[str, float]]:
-    """Compute another process's share of a run that the first one hands out; the run's folder, its steps, its metrics.
-
-    Raises what ended the run, here or elsewhere.
+def follow() -> dict[str, Any]:
+    """Compute another process's share of what the first one hands out; what came of it. Raises what ended the run, here
+    or elsewhere.
     """
-    from calotype.commands._assemble import assemble
-    from calotype.commands._execute import compute
-    from calotype.commands._inputs import frozen
-    from calotype.engine.checkpoint import open_checkpoint
     from calotype.engine.distributed import World
 
     world = World.join(None)
-    with world.told(), tempfile.TemporaryDirectory(prefix="calotype-share-") as temporary:
-        about, here = json.loads(world.share(None)), Path(temporary)
-        if done := about.get("done"):
-            return Path(about["folder"]), done["step"], done["results"]
-        (here / "config.yaml").write_text(about["config"])
-        config = compose([str(here / "config.yaml")], config_dirs=[Path(path) for path in about["search"]])
-        checkpoint = None
-        if about["checkpoint"]:
-            place = here / about["checkpoint"]
-            place.mkdir()
-            for name in FILES:
-                (place / name).write_bytes(world.share(None))
-            checkpoint = open_checkpoint(place)
-        assembly = assemble(config.tree, frozen(about["record"]), begins=checkpoint is None, world=world)
-        state = compute(assembly, checkpoint, replanned=about["replanned"])
+    with world.told():
+        while "found" not in (about := json.loads(world.share(None))):
+            with tempfile.TemporaryDirectory(prefix="calotype-share-") as temporary:
+                _compute(about, world, Path(temporary))
     world.leave()
-    return Path(about["folder"]), state.step, state.results
+    return dict(about["found"])
+
+
+def _compute(about: Mapping[str, Any], world: World, here: Path) -> None:
+    from calotype.commands._assemble import assemble
+    from calotype.commands._execute import compute
+    from calotype.commands._inputs import frozen
+    from calotype.engine.checkpoint import FILES, open_checkpoint
+    from calotype.engine.plan import Reached
+
+    (here / "config.yaml").write_text(about["config"])
+    config = compose([str(here / "config.yaml")], config_dirs=[Path(path) for path in about["search"]])
+    checkpoint = None
+    if about["checkpoint"]:
+        place = here / about["checkpoint"]
+        place.mkdir()
+        for name in FILES:
+            (place / name).write_bytes(world.share(None))
+        checkpoint = open_checkpoint(place)
+    assembly = assemble(config.tree, frozen(about["record"]), begins=checkpoint is None, world=world)
+    if plan := about["how"].get("plan"):
+        assembly.plan = replace(assembly.plan, **plan)
+    with suppress(Reached, NonFiniteError) if plan else nullcontext():
+        compute(assembly, checkpoint, replanned=about["how"].get("replanned", False))
 
 
 @contextmanager
@@ -150,16 +202,18 @@ def spoken_for() -> Iterator[None]:
 # --- started by this process
 
 
-def launch(devices: int, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run `calotype train` with these arguments as so many processes on this machine; what the first one reports.
+def launch(devices: int, *arguments: str, quiet: bool = False) -> dict[str, Any]:
+    """Run `calotype` with these arguments as so many processes on this machine; what the first one reports.
 
-    SIGTERM, SIGUSR1 and Ctrl-C go on to all of them. Raises what ended the run.
+    SIGTERM, SIGUSR1 and Ctrl-C go on to all of them; a second one ends them at once. Raises what ended the run.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells exit codes as errors
+    def pass_on(number: int) -> None:
+        raise SignalException(f"got signal {number}", signal.Signals(number))
+
     with tempfile.TemporaryDirectory(prefix="calotype-launch-") as temporary:
         report = Path(temporary) / "report.json"
         config = LaunchConfig(
@@ -170,16 +224,36 @@ def launch(devices: int, arguments: Sequence[str]) -> dict[str, Any]:
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             max_restarts=0,
-            signals_to_handle="SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT",
+            signals_to_handle="",
             shutdown_timeout=SHUTDOWN,
         )
-        with _environment({REPORT: str(report)}):
+        signals = Signals(first=pass_on, at_once=lambda: leave(signals))
+        environment = {REPORT: str(report), SIGNALS: ""} | ({QUIET: "1"} if quiet else {})
+        with signals.caught(), _silent(), _environment(environment):
             try:
-                elastic_launch(config, sys.executable)("-m", "calotype", "train", *arguments)
+                elastic_launch(config, sys.executable)("-m", "calotype", *arguments)
             except (ChildFailedError, SignalException) as error:
                 _raise_reported(report, error)
         found: dict[str, Any] = json.loads(report.read_text())
         return found
+
+
+def leave(signals: Signals) -> NoReturn:
+    """End this process at once, and with it those that it started."""
+    sys.stderr.write(f"calotype: stopped at once by a second signal; {CONTINUE}\n")
+    sys.stderr.flush()
+    os._exit(CTRL_C if signals.asked() == "SIGINT" else Interrupted.exit_code)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what torch's launcher logs: it tells exit codes and signals as errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
@@ -196,32 +270,32 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def reported(ended: dict[str, Any]) -> None:
-    """Tell the process that started this one, if one did, how the run ended."""
+def reported(found: Mapping[str, Any]) -> None:
+    """Tell the process that started this one, if one did."""
     if is_first() and (path := os.environ.get(REPORT)):
-        replace_json(Path(path), ended)
+        replace_json(Path(path), found)
 
 
-def report_of(error: BaseException) -> dict[str, Any]:
-    """An error for `reported`."""
-    if isinstance(error, KeyboardInterrupt):
-        return {"type": "KeyboardInterrupt", "message": "", "key": None}
-    message = error.message if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"
-    return {"type": type(error).__name__, "message": message, "key": getattr(error, "key", None)}
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Within the context, what ends it is reported."""
+    try:
+        yield
+    except BaseException as error:
+        reported(told(error) | {"stopped": isinstance(error, KeyboardInterrupt)})
+        raise
 
 
 def _raise_reported(report: Path, error: Exception) -> None:
     """Raise what the first process reported; else that it is gone."""
     if not report.is_file():
-        name = getattr(error, "sigval", None)
-        by = f"stopped by {signal.Signals(name).name}" if name is not None else "a process was killed"
-        raise Interrupted(f"{by}; `--resume` continues from the last checkpoint") from error
+        number = getattr(error, "sigval", None)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        by = f"stopped by {signal.Signals(number).name}" if number is not None else "a process was killed"
+        raise Interrupted(f"{by}; {CONTINUE}") from error
     found = json.loads(report.read_text())
-    if "type" not in found:
-        return
-    if found["type"] == "KeyboardInterrupt":
+    if found.get("stopped"):
         raise KeyboardInterrupt from error
-    kind = getattr(errors, found["type"], None)
-    if isinstance(kind, type) and issubclass(kind, CalotypeError):
-        raise kind(found["message"], key=found["key"]) from error
-    raise CalotypeError(found["message"]) from error
+    if "type" in found:
+        raise retold(found) from error

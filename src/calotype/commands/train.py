@@ -9,18 +9,19 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from calotype.commands._arguments import add_config_arguments, config_from, paths
+from calotype.commands._arguments import add_config_arguments, asked, config_from, paths
 from calotype.commands._text import count
 from calotype.commands._together import (
+    dismiss,
+    end_with_launcher,
     follow,
     hand_out,
     is_first,
+    is_quiet,
     launch,
-    nothing_to_do,
-    report_of,
-    reported,
+    reporting,
     spoken_for,
     wanted,
     world_of,
@@ -66,6 +67,19 @@ class Result:
     best: Best | None = None
     tested: str | None = None
 
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Result:
+        """What `plain` gave."""
+        metrics = {name: float(value) for name, value in found["metrics"].items()}
+        best = found["best"] and Best(**found["best"])
+        return cls(**{**found, "folder": Path(found["folder"]), "metrics": metrics, "best": best})
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON can hold it."""
+        from calotype.commands._execute import plain
+
+        return asdict(self) | {"folder": str(self.folder), "metrics": plain(self.metrics)}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
@@ -98,10 +112,7 @@ def run(args: argparse.Namespace) -> int:
             trust=args.trust,
         )
     if args.json and is_first():
-        from calotype.commands._execute import plain
-
-        told = {"folder": str(result.folder), "metrics": plain(result.metrics)}
-        sys.stdout.write(json.dumps(asdict(result) | told) + "\n")
+        sys.stdout.write(json.dumps(result.plain()) + "\n")
     return 0
 
 
@@ -141,33 +152,23 @@ def train(
     ConfigError, DataError, RefusedError for inputs that changed since the run was recorded, Interrupted when a signal
     stopped it.
     """
+    end_with_launcher()
     if not is_first():
-        folder, step, results = follow()
-        return Result(folder, "done", step, results)
-    arguments = [*overrides, *(f"--config-dir={path}" for path in config_dirs), *(f"--trust={name}" for name in trust)]
-    arguments += [f"--resume={resume}"] * (resume is not None) + ["--strict"] * strict
-    arguments += [f"--allow-changed={','.join(allow_changed)}"] if allow_changed else []
-    try:
+        return Result.of(follow())
+    with reporting():
         chosen, config = _choose(overrides, config_dirs, resume, trust)
         if (devices := wanted(config)) > 1:
-            folder = Path(launch(devices, arguments)["folder"])
-            return _finished(_folder(folder), config, quiet=True)
+            arguments = [*overrides, *(f"--config-dir={path}" for path in config_dirs), *asked(allow_changed, trust)]
+            arguments += [f"--resume={resume}"] * (resume is not None) + ["--strict"] * strict
+            return Result.of(launch(devices, "train", *arguments, quiet=quiet))
+        quiet = quiet or is_quiet()
         with world_of(config) as world:
             if chosen is None:
                 result = start(config, overrides, quiet=quiet, world=world)
             else:
                 result = go_on(chosen, config, allow_changed, strict=strict, quiet=quiet, world=world)
-    except BaseException as error:
-        reported(report_of(error))
-        raise
-    reported({"folder": str(result.folder)})
+            dismiss(world, result.plain())
     return result
-
-
-def _folder(path: Path) -> RunFolder:
-    from calotype.record.folder import RunFolder
-
-    return RunFolder(path)
 
 
 def _choose(
@@ -250,7 +251,7 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False,
         except BaseException:
             shutil.rmtree(folder.path, ignore_errors=True)
             raise
-        hand_out(world, folder, config, None)
+        hand_out(world, config, folder.record(), None)
         return _Job(folder, config, assembly, lock, quiet).run()
 
 
@@ -275,7 +276,6 @@ def go_on(
     with folder.locked(), Messages(folder, quiet=quiet).warnings():
         status = folder.status()
         if status.get("state") == "done" and config.digest() == folder.record()["config_digest"]:
-            nothing_to_do(world, folder)
             return _finished(folder, config, quiet=quiet)
         checkpoint, faults = _newest(folder, strict=strict)
         assembly = reassemble(folder, config, begins=checkpoint is None, world=world)
@@ -290,7 +290,7 @@ def go_on(
         looked = {"skipped": out} if out is not None and recorded(folder.record()) is None else {}
         records.extend(folder, resumed_at=step, changed=found, allowed=sorted(found), **looked)
         replanned = "config" in found
-        hand_out(world, folder, config, checkpoint, replanned=replanned)
+        hand_out(world, config, folder.record(), checkpoint, replanned=replanned)
         return _Job(folder, config, assembly, lock, quiet).run(checkpoint, replanned=replanned)
 
 

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calotype.commands._arguments import asked
+from calotype.commands._together import (
+    dismiss,
+    end_with_launcher,
+    follow,
+    hand_out,
+    is_first,
+    is_told_elsewhere,
+    launch,
+    launched,
+    reporting,
+    spoken_for,
+    to_start,
+    world_of,
+)
 from calotype.commands.status import add_run, runs_folder
-from calotype.errors import DiffersError, Interrupted, NonFiniteError, UsageError
+from calotype.errors import DiffersError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._assemble import Assembly
+    from calotype.config.compose import Config
+    from calotype.engine.distributed import World
     from calotype.record.compare import Comparison, Difference, Length
     from calotype.record.data import DataLock
     from calotype.record.folder import RunFolder
@@ -43,6 +62,16 @@ class Verdict:
     kept: list[str] = field(default_factory=list)
     left: Departure | None = None
 
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Verdict:
+        """What `asdict` gave."""
+        from calotype.record.compare import Difference
+        from calotype.record.record import Departure
+
+        difference, left = found["difference"], found["left"]
+        made = {"difference": difference and Difference(**difference), "left": left and Departure(**left)}
+        return cls(**{**found, **made})
+
     @property
     def equal(self) -> bool:
         """Whether every bit that was compared is equal."""
@@ -62,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--steps", type=int, metavar="N", help="only the first N steps")
     length.add_argument("--quick", action="store_true", help=f"only the first {QUICK} steps")
     parser.add_argument("--workers", type=int, metavar="M", help="read the data by M workers")
+    parser.add_argument("--devices", type=int, metavar="W", help="compute by W processes")
     parser.add_argument("--resume-at", type=int, metavar="K", help="stop after K steps and resume on the way")
     parser.add_argument(
         "--allow-changed", default="", metavar="PARTS", help="accept changed config,data,code,packages,..."
@@ -72,16 +102,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; 0 or 5."""
+    from calotype.record.folder import RunFolder
+
     overrides = [*args.overrides, *([f"data.workers={args.workers}"] if args.workers is not None else [])]
-    verdict = verify(
-        args.run,
-        *overrides,
-        steps=QUICK if args.quick else args.steps,
-        resume_at=args.resume_at,
-        allow_changed=[part for part in args.allow_changed.split(",") if part],
-        runs=args.runs,
-        trust=args.trust,
-    )
+    with spoken_for():
+        verdict = verify(
+            RunFolder.find(args.run, runs_folder(args.runs, overrides)).path if is_first() else args.run,
+            *overrides,
+            steps=QUICK if args.quick else args.steps,
+            resume_at=args.resume_at,
+            devices=args.devices,
+            allow_changed=[part for part in args.allow_changed.split(",") if part],
+            trust=args.trust,
+        )
+    if is_told_elsewhere():
+        return 0 if verdict.holds else DiffersError.exit_code
     if args.json:
         sys.stdout.write(json.dumps(as_json(verdict)) + "\n")
     else:
@@ -136,38 +171,57 @@ def verify(
     *overrides: str,
     steps: int | None = None,
     resume_at: int | None = None,
+    devices: int | None = None,
     allow_changed: Collection[str] = (),
-    runs: str | Path | None = None,
     trust: Collection[str] = (),
 ) -> Verdict:
     """Run `run` again, or its first `steps` steps, in a folder of its own, and compare the journals.
 
-    `resume_at` stops it after so many steps and goes on in freshly built objects. An unfinished run is compared as far
-    as it came, one that was resumed with changed inputs up to there. What lies in the folder is compared with the
-    journal. Raises what a run raises; a difference is no error here but part of the verdict.
+    `resume_at` stops it after so many steps and goes on in freshly built objects; `devices` processes compute it. An
+    unfinished run is compared as far as it came, one that was resumed with changed inputs up to there. What lies in the
+    folder is compared with the journal. Raises what a run raises; a difference is no error here but part of the
+    verdict.
     """
+    from calotype.commands._inputs import recorded_config
     from calotype.record.folder import RunFolder
-
-    folder = RunFolder.find(run, runs_folder(runs, overrides))
-    from calotype.commands._inputs import changes, data_lock, reassemble, recorded_config
-    from calotype.commands._kept import kept_differences
-    from calotype.record.data import DataLock
     from calotype.record.record import PARTS, departure
 
-    if unknown := sorted(set(allow_changed) - set(PARTS)):
-        raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
+    end_with_launcher()
+    if not is_first():
+        return Verdict.of(follow())
+    with reporting():
+        folder = RunFolder.find(run, runs_folder(None, overrides))
+        if unknown := sorted(set(allow_changed) - set(PARTS)):
+            raise UsageError(f"--allow-changed {unknown[0]}: there are {', '.join(PARTS)}")
+        record = folder.record()
+        wanted = to_start("auto" if devices is None else devices, "--devices")
+        _check_devices(record, wanted)
+        reach = _Reach.of(folder, _whole(folder), departure(record), steps, resume_at)
+        config = recorded_config(folder, overrides, trust)
+        if wanted > 1:
+            numbers = {"steps": steps, "resume-at": resume_at}
+            arguments = [f"--{name}={number}" for name, number in numbers.items() if number is not None]
+            found = launch(wanted, "verify", str(folder.path), *overrides, *arguments, *asked(allow_changed, trust))
+            return Verdict.of(found)
+        with world_of(config) as world:
+            verdict = _verify(folder, config, reach, list(allow_changed), world)
+            dismiss(world, asdict(verdict))
+    return verdict
+
+
+def _verify(folder: RunFolder, config: Config, reach: _Reach, allowed: list[str], world: World) -> Verdict:
+    from calotype.commands._inputs import changes, data_lock, reassemble
+    from calotype.commands._kept import kept_differences
+    from calotype.record.data import DataLock
+
     record = folder.record()
-    _check_devices(record)
-    recorded = _whole(folder)
-    reach = _Reach.of(folder, recorded, departure(record), steps, resume_at)
-    config = recorded_config(folder, overrides, trust)
-    assembly = reassemble(folder, config, begins=True)
+    assembly = reassemble(folder, config, begins=True, world=world)
     lock, then = data_lock(assembly, config.tree), DataLock.load(folder.path, first=True)
     changed = changes(folder, config, assembly, lock, then)
     if recomposed := _recomposed(record, folder):
         changed["config"] = [*changed.get("config", []), *recomposed]
     seen = _Seen(lock, then)
-    result = _compute_again(folder, reach, assembly, lambda: reassemble(folder, config, begins=False), seen)
+    result = _Again(folder, config, reach, world).compared(assembly, seen)
     if seen.changed:
         changed["data"] = [*changed.get("data", []), *seen.told()]
     return Verdict(
@@ -178,19 +232,22 @@ def verify(
         changed,
         result.difference,
         bool(record.get("exact", True)),
-        list(allow_changed),
+        allowed,
         kept_differences(folder),
         reach.left,
     )
 
 
-def _check_devices(record: Mapping[str, Any]) -> None:
-    """Raises UsageError for a run that one process can't repeat."""
+def _check_devices(record: Mapping[str, Any], wanted: int) -> None:
+    """Raises UsageError for a number of processes that can't repeat a run."""
     devices = record["frozen"].get("devices", 1)
-    if record["frozen"]["reduce"] == "fast" and devices > 1:
+    size = int(os.environ["WORLD_SIZE"]) if launched() else wanted
+    if size < 1:
+        raise UsageError(f"--devices {size}: 1 or more")
+    if record["frozen"]["reduce"] == "fast" and devices != size:
         raise UsageError(
             f"the run was computed by {devices} processes with trainer.reduce=fast, whose bits only as many of them "
-            "give; a run with trainer.reduce=exact can be verified by one"
+            f"give; use --devices {devices}. A run with trainer.reduce=exact can be verified by any number"
         )
 
 
@@ -287,47 +344,46 @@ def _recomposed(record: Mapping[str, Any], folder: RunFolder) -> list[str]:
     return [f"the run's command gives {text}" for text in found]
 
 
-def _compute_again(
-    folder: RunFolder, reach: _Reach, assembly: Assembly, afresh: Callable[[], Assembly], seen: _Seen
-) -> Comparison:
-    """Run again in a folder that goes, and compare the journals. `afresh` gives other objects to resume in."""
-    from calotype.record.compare import compare
-    from calotype.record.folder import RunFolder
-    from calotype.record.journal import JOURNAL
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A run as it is computed again, in a folder that goes."""
 
-    with tempfile.TemporaryDirectory(prefix="calotype-verify-") as temporary:
-        again = RunFolder(Path(temporary))
-        for until in [reach.resume_at, reach.limit] if reach.resume_at is not None else [reach.limit]:
-            assembly.plan = replace(assembly.plan, max_seconds=None, ends_at=reach.recorded.ended_by_time)
-            assembly.options = replace(assembly.options, splits=reach.recorded.splits)
-            _stretch(assembly, again, seen, until, finish=reach.left is not None and until == reach.recorded.steps)
-            assembly = afresh() if until != reach.limit else assembly
-        size = reach.left.size if reach.left else None
-        return compare(folder.path / JOURNAL, again.path / JOURNAL, whole=reach.limit is None, size=size)
+    folder: RunFolder
+    config: Config
+    reach: _Reach
+    world: World
 
+    def compared(self, assembly: Assembly, seen: _Seen) -> Comparison:
+        """Run again and compare the journals."""
+        from calotype.commands._inputs import reassemble
+        from calotype.record.compare import compare
+        from calotype.record.folder import RunFolder
+        from calotype.record.journal import JOURNAL
 
-def _stretch(assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | None, *, finish: bool = False) -> None:
-    """Train in `folder` from where it stands to the end, or until so many steps are done; `finish`: and the last of
-    them with its evaluation and checkpoint.
-    """
-    from calotype.commands._execute import Execution
-    from calotype.engine.checkpoint import Checkpoints
+        reach = self.reach
+        with tempfile.TemporaryDirectory(prefix="calotype-verify-") as temporary:
+            again = RunFolder(Path(temporary))
+            if reach.resume_at is not None:
+                self._stretch(assembly, again, seen, reach.resume_at)
+                assembly = reassemble(self.folder, self.config, begins=False, world=self.world)
+            # where the run left its record, what was due after its last step is compared too
+            beyond = reach.left is not None and reach.limit == reach.recorded.steps
+            self._stretch(assembly, again, seen, reach.limit + 1 if reach.limit and beyond else reach.limit)
+            size = reach.left.size if reach.left else None
+            return compare(self.folder.path / JOURNAL, again.path / JOURNAL, whole=reach.limit is None, size=size)
 
-    (folder.path / "status.json").write_text("{}")
-    checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
+    def _stretch(self, assembly: Assembly, folder: RunFolder, seen: _Seen, until: int | None) -> None:
+        """Train in `folder` from where it stands to the end, or until so many steps are done."""
+        from calotype.commands._execute import Execution
+        from calotype.engine.checkpoint import Checkpoints
+        from calotype.engine.plan import Reached
 
-    def stop(step: int) -> str | None:
-        return "verify" if until is not None and step >= until + finish else None
-
-    def saved(step: int) -> None:
-        if until is not None and step >= until:
-            raise Interrupted("verify")
-
-    execution = Execution(assembly, folder, seen, saved, quiet=True, stop=stop)
-    try:
-        execution.run(checkpoint)
-    except Interrupted:
-        if until is None:
-            raise
-    except NonFiniteError:
-        pass  # the step is in the journal, where the recorded run's failed in the same way or differs
+        (folder.path / "status.json").write_text("{}")
+        checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
+        plan: dict[str, Any] = {"max_seconds": None, "ends_at": self.reach.recorded.ended_by_time, "stops_at": until}
+        hand_out(self.world, self.config, self.folder.record(), checkpoint, plan=plan)
+        assembly.plan = replace(assembly.plan, **plan)
+        assembly.options = replace(assembly.options, splits=self.reach.recorded.splits)
+        # a loss that is not finite is in the journal, where the recorded run failed in the same way or differs
+        with suppress(Reached, NonFiniteError):
+            Execution(assembly, folder, seen, lambda _: None, quiet=True).run(checkpoint)

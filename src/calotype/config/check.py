@@ -196,16 +196,32 @@ def _check_devices(trainer: TrainerSettings) -> None:
         raise ConfigError(f"{devices} is not allowed; allowed: auto, 1 or more", key="trainer.devices")
     if trainer.strategy == "single":
         raise ConfigError(f"single is overruled by trainer.devices={devices}; use auto", key="trainer.strategy")
-    if trainer.reduce != "fast" and devices & (devices - 1):
-        below = 1 << (devices.bit_length() - 1)
-        raise ConfigError(
-            f"{devices} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}",
-            key="trainer.devices",
-        )
-    if isinstance(shards, int) and shards % devices:
+    check_processes(devices, devices if shards == "auto" else shards, exact=_is_exact(trainer))
+
+
+def check_processes(devices: int, shards: int, *, exact: bool) -> None:
+    """Raises ConfigError for a number of processes that can't share the shards of a batch."""
+    if exact:
+        _check_power("trainer.devices", devices)
+    if shards % devices:
         raise ConfigError(
             f"{devices} processes can't share {shards} shards evenly; set trainer.shards={devices} or a multiple",
             key="trainer.devices",
+        )
+
+
+def _is_exact(trainer: TrainerSettings) -> bool:
+    """Whether that is certain; on a machine with CUDA `auto` is not."""
+    return trainer.reduce == "exact" or (trainer.reduce == "auto" and trainer.accelerator == "cpu")
+
+
+def _check_power(key: str, number: int) -> None:
+    if number & (number - 1):
+        below = 1 << (number.bit_length() - 1)
+        raise ConfigError(
+            f"{number} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}, or "
+            "trainer.reduce=fast",
+            key=key,
         )
 
 
@@ -213,12 +229,8 @@ def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:
     shards = trainer.shards
     if not isinstance(shards, int):
         return
-    if trainer.reduce != "fast" and shards & (shards - 1):
-        below = 1 << (shards.bit_length() - 1)
-        raise ConfigError(
-            f"{shards} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}",
-            key="trainer.shards",
-        )
+    if trainer.reduce != "fast":
+        _check_power("trainer.shards", shards)
     if data.batch_size < shards:
         raise ConfigError(f"a batch of {data.batch_size} can't be cut into {shards} shards", key="data.batch_size")
 

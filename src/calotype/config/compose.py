@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -23,6 +23,7 @@ from calotype.config.reader import Document, dump, join, map_text, read
 from calotype.config.schema import NODES, TOP_LEVEL
 from calotype.config.search import PACKAGED, groups, search_path
 from calotype.errors import ConfigError
+from calotype.settings import NEUTRAL
 
 # `${` that was written as `\${`, so that it was no interpolation; the only ones that stay are those of oc.env
 _LITERAL = re.compile(r"\$\{(?!oc\.env:)")
@@ -72,17 +73,24 @@ class Config:
         return dump(map_text(self.tree, lambda text: _LITERAL.sub(r"\\${", text)))
 
     def digest(self) -> str:
-        """sha256 of what the run computes: the tree without `paths` and `tracking`, in canonical JSON.
+        """sha256 of what the run computes: the tree without the keys that change no bit, in canonical JSON.
 
         An argument in `data` or `module` that lies under one of `paths` counts as the place in it, not the machine's.
         """
-        tree = {key: value for key, value in self.tree.items() if key not in ("paths", "tracking")}
+        tree = _computed(self.tree)
         roots = {name: path for name, path in (self.tree.get("paths") or {}).items() if isinstance(path, str)}
         for key in ("data", "module"):
             if key in tree:
                 tree[key] = _without_roots(tree[key], roots)
         text = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _computed(node: Mapping[str, Any], key: str = "") -> dict[str, Any]:
+    """The tree without the keys of NEUTRAL."""
+    named = ((name, value, f"{key}.{name}" if key else name) for name, value in node.items())
+    kept = ((name, value, place) for name, value, place in named if not place.startswith(NEUTRAL))
+    return {name: _computed(value, place) if isinstance(value, Mapping) else value for name, value, place in kept}
 
 
 def compose(overrides: Sequence[str] = (), *, config_dirs: Sequence[Path] = (), file: Path | None = None) -> Config:

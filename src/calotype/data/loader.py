@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from calotype.data.order import Batching, EvalOrder, Order, ShardPlan, Share, TrainOrder
 from calotype.data.reader import RAGGED, Failure, ShardReader, fields_digest, one_thread, plain
-from calotype.errors import ConfigError, Interrupted
+from calotype.errors import CONTINUE, ConfigError, Interrupted
 from calotype.faults import fault
 from calotype.keys import key, seed_everything
 from calotype.settings import DataSettings, seconds
@@ -146,7 +146,7 @@ class NativeLoader:
             ids = self.reader.source.ids[positions].tolist()
             raise Interrupted(
                 f"a loader worker died or hung at step {plans.sent[0].step}, reading among sample ids {ids}: {error}; "
-                "`--resume` continues from the last checkpoint; data.workers=0 shows the cause in this process"
+                f"{CONTINUE}; data.workers=0 shows the cause in this process"
             ) from error
 
 

@@ -41,6 +41,7 @@ from calotype.files import replace_file, sha256_file, sweep, sync_folder, write_
 
 FORMAT = 1
 MODEL, TENSORS, STATE, MANIFEST = "model.safetensors", "training.safetensors", "training.json", "manifest.json"
+FILES = (MODEL, TENSORS, STATE, MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +303,8 @@ class Elsewhere(Checkpoints):
         return Path(name_of(step, part=part))
 
     def settle(self, checkpoint: Checkpoint, scores: Mapping[int, float]) -> None:
-        """The other process does it."""
+        """The copy that this process began with has served; the other process keeps its checkpoints."""
+        shutil.rmtree(checkpoint.folder)
 
     def has_best(self) -> bool:
         """The other process knows."""

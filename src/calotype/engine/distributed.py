@@ -3,7 +3,7 @@
 Launching, rendezvous and transport are torch's own (torchrun, torch.distributed). Between processes go tensors and
 bytes, never a pickle. Who fails says so in the store before it leaves; the others find its word there as soon as they
 wait for it in vain, and end with the same message. Unusual: a run by one process is a world of one, in which every word
-comes back as it was said, so the loop has one way for both.
+comes back as it was said, so the loop has one way for both where that costs a step nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import socket
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from calotype import errors
-from calotype.errors import CalotypeError, ConfigError, Interrupted, PeerLost
+from calotype.errors import CONTINUE, CalotypeError, Interrupted, PeerLost, retold, told
 
+ROOM = 1 << 12
+"""Bytes that a word may have to be heard by all in one message."""
+PATIENT = 0.9
+"""The part of its patience after which a process that does not answer is called hanging."""
 GRACE = 3.0
 """Seconds that a process waits for what the others say of a failure."""
 FIRST_MEETING = timedelta(minutes=10)
@@ -43,15 +48,17 @@ FAILURES, HEARD = "calotype/failures", "calotype/heard"
 
 @dataclass(slots=True)
 class World:
-    """This process among those of its run. `step` is where it is, for what it says of a failure."""
+    """This process among those of its run. `patience` is how many seconds it waits for another; `step` is where it is,
+    for what it says of a failure.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
     store: Any = None
+    patience: float = 0.0
     step: int = 0
-    _room: int = field(default=1 << 12, repr=False)
 
     @classmethod
     def join(cls, timeout: float | None) -> World:
@@ -60,15 +67,13 @@ class World:
         """
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            store, rank, size = next(iter(rendezvous("env://", timeout=FIRST_MEETING)))
-            if timeout is not None:
-                store.set("calotype/timeout", str(timeout))
-            patience = timedelta(seconds=float(store.get("calotype/timeout")))
+            common, rank, size = next(iter(rendezvous("env://", timeout=FIRST_MEETING)))
+            store, patience = _lead(common, size, timeout) if timeout is not None else _follow(common, rank)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         except (dist.DistError, RuntimeError, ValueError) as error:
             raise Interrupted(f"the processes of this run did not find each other: {error}") from error
-        local_rank, local_size = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-        found = cls(rank, size, local_rank, max(1, local_size), store)
+        local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        found = cls(rank, size, local_rank, local_size, store, patience.total_seconds())
         about = {"host": socket.gethostname(), "pid": os.getpid(), "stack": _stack_on_request()}
         store.set(f"calotype/process/{rank}", json.dumps(about))
         return found
@@ -89,19 +94,20 @@ class World:
         """What every process said, by rank."""
         if self.size == 1:
             return [word]
+        room = ROOM
         while True:
-            mine = torch.zeros(8 + self._room, dtype=torch.uint8)
+            mine = torch.zeros(8 + room, dtype=torch.uint8)
             mine[:8] = _bytes(len(word).to_bytes(8, "little"))
-            if 0 < len(word) <= self._room:
+            if 0 < len(word) <= room:
                 mine[8 : 8 + len(word)] = _bytes(word)
             every = torch.empty(self.size, len(mine), dtype=torch.uint8)
             with self._together():
                 dist.all_gather_into_tensor(every.view(-1), mine)
             rows = every.numpy()
             lengths = [int.from_bytes(row[:8].tobytes(), "little") for row in rows]
-            if max(lengths) <= self._room:
+            if max(lengths) <= room:
                 return [row[8 : 8 + length].tobytes() for row, length in zip(rows, lengths, strict=True)]
-            self._room = 1 << max(lengths).bit_length()
+            room = max(lengths)
 
     def share(self, word: bytes | None) -> bytes:
         """What the first process said; the others' own word is not asked for."""
@@ -147,45 +153,42 @@ class World:
         try:
             yield
         except BaseException as error:
-            if self.size > 1 and not isinstance(error, PeerLost):
+            if self.size > 1:
+                with suppress(ValueError):  # no main thread. What launched it ends the others as soon as one has left
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 self._tell(error)
             raise
 
     def _tell(self, error: BaseException) -> None:
-        message = error.message if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"
-        told = {
-            "rank": self.rank,
-            "step": self.step,
-            "type": type(error).__name__,
-            "message": message,
-            "key": getattr(error, "key", None),
-            "stack": "".join(traceback.format_exception(error)[-4:]),
-        }
+        stack = "".join(traceback.format_exception(error)[-4:])
+        word = told(error) | {"rank": self.rank, "step": self.step, "stack": stack}
         with suppress(dist.DistError, RuntimeError):
-            self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(told))
+            self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(word))
             dist.destroy_process_group()  # so that nobody waits for this process any longer
             until = time.monotonic() + GRACE  # the first process may keep the store, which goes with it
+            self.store.add(HEARD, 0 if self.first else 1)
             while self.first and time.monotonic() < until and self.store.add(HEARD, 0) < self.size - 1:
                 time.sleep(0.02)
 
     @contextmanager
     def _together(self) -> Iterator[None]:
+        began = time.monotonic()
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
-            raise self._why() from error
+            raise self._why(time.monotonic() - began) from error
 
-    def _why(self) -> CalotypeError:
-        """What ended the talk: a failure that was told, or who is not there any more."""
+    def _why(self, waited: float) -> CalotypeError:
+        """What ended the talk after so many seconds: a failure that was told, or who is not there any more."""
         with suppress(dist.DistError, RuntimeError):
-            if told := self._told_failure():
-                return told
-            missing = self._roll_call()
-            if told := self._told_failure():
-                return told
+            if failure := self._told_failure():
+                return failure
+            missing = self._roll_call(long=waited >= PATIENT * self.patience)
+            if failure := self._told_failure():
+                return failure
             lost = " and ".join(missing) or "the connection to another process"
-            return PeerLost(f"{lost} was lost in step {self.step}; {_CONTINUE}")
-        return PeerLost(f"process 0, or what launched it, was lost in step {self.step}; {_CONTINUE}")
+            return PeerLost(f"{lost} was lost in step {self.step}; {CONTINUE}")
+        return PeerLost(f"process 0, or what launched it, was lost in step {self.step}; {CONTINUE}")
 
     def _told_failure(self) -> CalotypeError | None:
         """The first failure that was told, if one is within a moment."""
@@ -195,41 +198,70 @@ class World:
                 return None
             time.sleep(0.02)
         found = json.loads(self.store.get(f"{FAILURES}/1"))
-        self.store.add(HEARD, 1)
-        kind = getattr(errors, found["type"], None)
-        if isinstance(kind, type) and issubclass(kind, CalotypeError):
-            return kind(f"process {found['rank']} at step {found['step']}: {found['message']}", key=found["key"])
-        return CalotypeError(
-            f"process {found['rank']} failed at step {found['step']}: {found['message']}\n{found['stack']}"
-        )
+        failure = retold(found, f"process {found['rank']} at step {found['step']}: ")
+        if type(failure).__name__ != found["type"]:  # a mistake in the code, so where it is
+            failure.message += f"\n{found['stack']}"
+        return failure
 
-    def _roll_call(self) -> list[str]:
-        """Those who don't answer, each with where it ran and, if it hangs, where in its code."""
+    def _roll_call(self, *, long: bool) -> list[str]:
+        """Those who don't answer, each with where it ran and, if it hangs, where in its code. Unless they were waited
+        for `long`, only those who are certainly gone: others may be busy.
+        """
         self.store.set(f"calotype/here/{self.rank}", str(self.step))
         until = time.monotonic() + GRACE
         names = [f"calotype/here/{rank}" for rank in range(self.size)]
         while time.monotonic() < until and not self.store.check(names):
             time.sleep(0.02)
         gone = [rank for rank, name in enumerate(names) if not self.store.check([name])]
-        return [f"process {rank} ({self._whereabouts(rank)})" for rank in gone]
+        found = [(rank, self._whereabouts(rank, long=long)) for rank in gone]
+        return [f"process {rank} ({where})" for rank, where in found if where]
 
-    def _whereabouts(self, rank: int) -> str:
+    def _whereabouts(self, rank: int, *, long: bool) -> str | None:
+        """Where a process runs that doesn't answer, and what of it is known; None if it may be busy."""
         about = json.loads(self.store.get(f"calotype/process/{rank}"))
-        told = f"pid {about['pid']} on {about['host']}"
+        name = f"pid {about['pid']} on {about['host']}"
         if about["host"] != socket.gethostname():
-            return told
+            return name
         try:
-            os.kill(about["pid"], ON_REQUEST)
+            os.kill(about["pid"], ON_REQUEST if long else 0)
         except ProcessLookupError:
-            return f"{told}, which is dead"
+            return f"{name}, which is dead"
+        if not long:
+            return None
         time.sleep(GRACE / 6)
         with suppress(OSError):
             stack = Path(about["stack"]).read_text()
-            return f"{told}, which hangs:\n{stack}" if stack else told
-        return told
+            return f"{name}, which hangs:\n{stack}" if stack else name
+        return name
 
 
-_CONTINUE = "`--resume` continues from the last checkpoint"
+def _lead(store: Any, size: int, timeout: float) -> tuple[Any, timedelta]:
+    """A part of the store for these processes alone, and how long one may keep the others waiting. Raises RuntimeError
+    where one does not come.
+
+    torchrun keeps the store through its restarts, with all that processes before these have said in it. So each of the
+    others asks by a name that nobody had before, and the first answers until all have heard.
+    """
+    name, until = uuid.uuid4().hex, time.monotonic() + FIRST_MEETING.total_seconds()
+    missing = set(range(1, size))
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"{name}/{rank}"]):
+                missing.discard(rank)
+            elif store.check([f"calotype/ask/{rank}"]):
+                store.set(f"calotype/answer/{store.get(f'calotype/ask/{rank}').decode()}", f"{name} {timeout}")
+        if time.monotonic() > until:
+            raise RuntimeError(f"process {min(missing)} did not come")
+        time.sleep(0.02)
+    return PrefixStore(name, store), timedelta(seconds=timeout)
+
+
+def _follow(store: Any, rank: int) -> tuple[Any, timedelta]:
+    asked = uuid.uuid4().hex
+    store.set(f"calotype/ask/{rank}", asked)
+    name, timeout = store.get(f"calotype/answer/{asked}").decode().split()
+    store.set(f"{name}/{rank}", "")
+    return PrefixStore(name, store), timedelta(seconds=float(timeout))
 
 
 def _stack_on_request() -> str:
@@ -242,24 +274,6 @@ def _stack_on_request() -> str:
 
 
 _kept: list[Any] = []
-
-
-def check_world(world: World, shards: int, *, exact: bool) -> None:
-    """Raises ConfigError for a number of processes that can't share a run's shards."""
-    size = world.size
-    if exact and size & (size - 1):
-        below = 1 << (size.bit_length() - 1)
-        raise ConfigError(
-            f"{size} processes can't add shards as a balanced tree; start {below} or {2 * below}, or set "
-            "trainer.reduce=fast",
-            key="trainer.devices",
-        )
-    if shards % size:
-        fitting = max(count for count in range(1, size + 1) if shards % count == 0)
-        raise ConfigError(
-            f"{size} processes can't share the {shards} shards of a batch evenly; start {fitting}",
-            key="trainer.devices",
-        )
 
 
 def _bytes(word: bytes) -> Tensor:

@@ -47,7 +47,7 @@ class Doubling:
 
     def __init__(self, world: World, sums: Sequence[Tensor], agreeing: Sequence[Tensor], names: Sequence[str]) -> None:
         self.world, self.names, self.added = world, names, len(sums)
-        like = [*sums, *(tensor.to(torch.int64) for tensor in agreeing)]
+        self.like = like = [*sums, *(tensor.to(torch.int64) for tensor in agreeing)]
         kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for place, tensor in enumerate(like):
             kinds.setdefault((tensor.dtype, tensor.device), []).append(place)
@@ -74,8 +74,11 @@ class Doubling:
         return whole[: self.added], whole[self.added :]
 
     def _joined(self, mine: Leaf, theirs: Leaf) -> Leaf:
-        # what only they have is copied: their memory takes the next round's words
-        other = [b.clone() if a is None and b is not None else b for a, b in zip(mine, theirs, strict=True)]
+        # what only they have is copied, laid out as here: their memory takes the next round's words
+        other = [
+            torch.empty_like(like).copy_(b) if a is None and b is not None else b
+            for a, b, like in zip(mine, theirs, self.like, strict=True)
+        ]
         for name, a, b in zip(self.names, mine[self.added :], other[self.added :], strict=True):
             if a is not None and b is not None and not torch.equal(a, b):
                 raise RuntimeError(disagreement(name))

@@ -21,6 +21,7 @@ from calotype.digest import Digest
 from calotype.engine.checkpoint import from_bytes, to_bytes
 from calotype.engine.distributed import World
 from calotype.engine.precision import Precision
+from calotype.engine.reduce import merge
 from calotype.engine.survey import pack, unpack
 from calotype.errors import ConfigError, DataError
 from calotype.faults import fault
@@ -91,13 +92,9 @@ class _Sums:
             found["", name], found["#", name] = term.sum.double(), torch.tensor(term.count, dtype=torch.float64)
             self.weights[name] = term.weight
         rounded = {name: value for name, value in found.items() if self.joint and value.is_floating_point()}
-        self._take({name: value for name, value in found.items() if name not in rounded})
+        merge(self.total, {name: value for name, value in found.items() if name not in rounded})
         if self.joint:
             self.apart.append(rounded)
-
-    def _take(self, found: Mapping[_Name, Tensor]) -> None:
-        for name, value in found.items():
-            self.total[name] = self.total[name] + value if name in self.total else value
 
     def results(self) -> dict[str, Any]:
         means = {}
@@ -133,11 +130,11 @@ class _Sums:
             for place, (batch, metric, key) in enumerate(about["names"]):
                 batches.setdefault(batch, {})[metric, key] = tensors[str(place)].to(device)
             whole.weights |= about["weights"]
-            whole._take(batches.pop(0, {}))
+            merge(whole.total, batches.pop(0, {}))
             dealt.append([batches.get(batch, {}) for batch in range(1, 1 + max(batches, default=0))])
         for row in zip_longest(*dealt, fillvalue={}):
             for found in row:
-                whole._take(found)
+                merge(whole.total, found)
         return whole
 
 

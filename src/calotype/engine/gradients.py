@@ -12,13 +12,13 @@ from calotype import faults
 from calotype.engine.doubling import Doubling
 from calotype.engine.parts import Options, Parts
 from calotype.engine.precision import Precision, backward
-from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree
+from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree, merge
 from calotype.engine.survey import Survey
 from calotype.keys import key, seed_torch
 from calotype.types import Batch, Counts, Shard, Term
 
 Computed = tuple[Tensor, Mapping[str, Term]]
-"""A loss, and the sums of its terms, of the shards that are computed here."""
+"""The whole batch's loss, and the sums of its terms over the shards that are computed here."""
 
 
 class Gradients:
@@ -40,21 +40,24 @@ class Gradients:
         """Put the whole batch's gradients in place, of which `batch` are the shards of this process."""
         if self.buffers:
             self.buffers.begin()
-        if self.doubling or len(batch) > 1:
+        if self.options.shards > 1 or len(batch) > 1:  # a tail of one shard goes the way it goes by several processes
             return self._accumulate(batch, step, whole)
         return self.backward(0, batch[0], step, whole.counts)
 
     def drop(self) -> None:
         """Undo a step that was not computed to its end."""
-        for p in self.parameters:
-            p.grad = None
+        self.clear()
         if self.buffers:
             self.buffers.restore()
 
-    def backward(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
-        """Put one shard's gradients in place."""
+    def clear(self) -> None:
+        """Take away the gradients that are in place."""
         for p in self.parameters:
             p.grad = None
+
+    def backward(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
+        """Put one shard's gradients in place."""
+        self.clear()
         return self.one_pass(index, shard, step, counts)
 
     def one_pass(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
@@ -64,7 +67,7 @@ class Gradients:
         seed_torch(key(self.options.seed, "model", step, index), self.options.device)
         loss = self.forward(shard, counts)
         value = loss.value if self.factor == 1 else loss.value * self.factor
-        backward(self.precision.scaled(value) if self.precision.scales else value)
+        backward(self.precision.scaled(value))
         if faults.hook:
             faults.fault("in_backward")
         return loss.value.detach(), loss.terms
@@ -79,13 +82,12 @@ class Gradients:
             if index:
                 buffers.restore()
             loss, found = self.backward(self.first_shard + index, shard, step, whole.counts)
-            for name, term in found.items():
-                terms[name] = terms[name] + term if name in terms else term
+            merge(terms, found)
             # the tree adds in place, and a task may well give one tensor as its value and as a term
             tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
         leaf: Leaf = tree.result() if batch else [None] * (len(self.parameters) + len(buffers.means) + 1)
         if self.doubling:
-            leaf, agreed = self.doubling.add(leaf, buffers.agreed if batch else [])
+            leaf, agreed = self.doubling.add(leaf, buffers.agreed)
             buffers.agree(agreed)
         for p, gradient in zip(self.parameters, leaf, strict=False):
             p.grad = gradient

@@ -160,12 +160,10 @@ class Observer:
         names = sorted({name for item in pending for name in item.terms})
         if self.world.size == 1 and len(names) < 2:
             return {}
-        sums = {name: sum(_read([item.terms[name].sum for item in pending if name in item.terms])) for name in names}
-        counts = {name: sum(item.terms[name].count for item in pending if name in item.terms) for name in names}
+        terms = {name: [item.terms[name] for item in pending if name in item.terms] for name in names}
+        mine = [(name, sum(_read([t.sum for t in some])), sum(t.count for t in some)) for name, some in terms.items()]
         total: dict[str, list[float]] = {}
-        for word in self.world.gather(
-            json.dumps([[name, sums[name], counts[name]] for name in sorted(names)]).encode()
-        ):
+        for word in self.world.gather(json.dumps(mine).encode()):
             for name, value, count in json.loads(word):
                 before = total.setdefault(name, [0.0, 0.0])
                 total[name] = [before[0] + value, before[1] + count]

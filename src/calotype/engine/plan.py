@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calotype.errors import ConfigError
+from calotype.errors import ConfigError, Interrupted
 from calotype.settings import CheckpointSettings, Duration, TrainerSettings, seconds
+
+
+class Reached(Interrupted):
+    """A run came to the step that it was to be stopped at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A run's timetable in steps. `total` None: only the time limit ends the run.
 
-    `ends_at` is the step at which a recorded run was ended by its time limit, for a run that repeats it.
+    For a run that repeats a recorded one, `ends_at` is the step at which that was ended by its time limit, and
+    `stops_at` the step at which this one is stopped as by a signal.
     """
 
     steps_per_epoch: int
@@ -27,6 +32,7 @@ class Plan:
     checkpoint_every: int | None
     log_every: int
     ends_at: int | None = None
+    stops_at: int | None = None
     validate_first: bool = False
 
     @classmethod
@@ -88,7 +94,8 @@ class Plan:
         """The first step after `step` at which anything may be due; nothing is at those before it."""
         periods = (self.log_every, self.steps_per_epoch, self.validate_every, self.checkpoint_every)
         coming = min(step + every - step % every for every in periods if every)
-        return coming if self.total is None else min(coming, self.total)
+        ends = (self.total, self.stops_at if self.stops_at is not None and self.stops_at > step else None)
+        return min([coming, *(end for end in ends if end is not None)])
 
     def logs(self, step: int) -> bool:
         """Whether the host looks at the losses after `step` steps."""

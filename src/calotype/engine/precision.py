@@ -43,8 +43,7 @@ class Precision:
             raise ConfigError(f"{kind!r} is no precision; choose 32, bf16-mixed or 16-mixed", key="trainer.precision")
         self.kind, self.device, self.dtype = str(kind), device, kinds[str(kind)]
         self.scale: Tensor | None = None
-        self.scales = self.dtype is torch.float16
-        if self.scales:
+        if self.dtype is torch.float16:
             self.scale = torch.full((), 2.0**16, device=device)
             self.clean_steps = torch.zeros((), dtype=torch.int32, device=device)
 
@@ -102,7 +101,7 @@ class Guard:
         self.precision, self.latched = precision, latched
         self.bad: Tensor | bool = torch.zeros((), device=precision.device)
         self.overflow = torch.zeros((), device=precision.device)
-        self.at_once = on_host(self.bad) and not precision.scales
+        self.at_once = on_host(self.bad) and precision.scale is None
 
     def check(self, loss: Tensor, norm: Tensor) -> Tensor | bool:
         """Look at a step before its update and return found_inf: 1.0 on the device, or True, where nothing may be
@@ -123,7 +122,7 @@ class Guard:
 
     def explained_by(self, loss: float, norm: float) -> bool:
         """Whether a step with this loss and norm trips the guard; under a scaler an overflowing norm does not."""
-        return not math.isfinite(loss) or not (self.precision.scales or math.isfinite(norm))
+        return not math.isfinite(loss) or (self.precision.scale is None and not math.isfinite(norm))
 
     def tripped(self) -> bool:
         """Whether a step was bad. Waits for the device."""
@@ -158,9 +157,7 @@ def takes_found_inf(optimizer: Optimizer) -> bool:
 
 def guarded_step(optimizer: Optimizer, found_inf: Tensor | bool) -> None:
     """Step unless found_inf. Costs one wait for the device where the optimizer can't skip by itself."""
-    if found_inf is False:
-        optimizer.step()
-    elif isinstance(found_inf, Tensor) and not on_host(found_inf) and takes_found_inf(optimizer):
+    if isinstance(found_inf, Tensor) and not on_host(found_inf) and takes_found_inf(optimizer):
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         optimizer.step()

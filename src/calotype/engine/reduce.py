@@ -2,7 +2,7 @@
 
 Floating-point addition is not associative, so a sum is only a function of its terms when the order is fixed. Here it is
 fixed by the shard count alone; who computes which shard is not part of it. A leaf is a list of tensors: gradients,
-float buffers weighted by their shard's items, the loss and its terms.
+float buffers weighted by their shard's items, the loss.
 
 Buffers: each shard starts from the step's buffers. Float buffers end at start + sum((shard's - start) * items) /
 items of the batch, so one that no shard changed keeps its bits. Integer and boolean buffers must agree between the
@@ -12,7 +12,7 @@ shards.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,12 @@ def add(left: Leaf, right: Leaf) -> Leaf:
     if both:
         torch._foreach_add_([a for a, _ in both], [b for _, b in both])
     return [b if a is None else a for a, b in zip(left, right, strict=True)]
+
+
+def merge(total: dict[Any, Any], found: Mapping[Any, Any]) -> None:
+    """Add what was found to a total, name by name."""
+    for name, value in found.items():
+        total[name] = total[name] + value if name in total else value
 
 
 class Tree:

@@ -20,8 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from calotype.engine.gradients import Computed, Gradients
 from calotype.engine.parts import Options, Parts
 from calotype.engine.precision import Precision
+from calotype.engine.reduce import merge
 from calotype.engine.survey import Survey
-from calotype.types import Batch, Term
+from calotype.types import Batch, Counts, Shard, Term
 
 _KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
 BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers"
@@ -54,16 +55,19 @@ class Replicated(Gradients):
         self.world.copy(self.own)
         return loss, terms
 
+    def backward(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
+        """Put one shard's gradients in place, as a trial in which no other process takes part."""
+        with self.replica.no_sync():
+            return super().backward(index, shard, step, counts)
+
     def _passes(self, batch: Batch, step: int, whole: Survey) -> tuple[Tensor, dict[str, Term]]:
         total, terms = torch.zeros((), device=self.options.device), dict[str, Term]()
-        for p in self.parameters:
-            p.grad = None
+        self.clear()
         for index, shard in enumerate(batch):
             with nullcontext() if index == len(batch) - 1 else self.replica.no_sync():
                 loss, found = self.one_pass(self.first_shard + index, shard, step, whole.counts)
             total += loss
-            for name, term in found.items():
-                terms[name] = terms[name] + term if name in terms else term
+            merge(terms, found)
         return total, terms
 
     def _settle(self, batch: Batch, step: int, whole: Survey) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calotype.engine.distributed import World
+from calotype.engine.reduce import merge
 from calotype.types import Batch, Shard
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ CountsOf = Callable[[Shard], Mapping[str, float]]
 @dataclass(slots=True)
 class Survey:
     """A whole batch: its counts, the ids and input digest of each shard. `signal` and `late` say whether a process was
-    asked to stop, and whether the run's time was up, before the step.
+    asked to stop, and whether the run's time was up, before the step. `others` are the shards of other processes,
+    without their fields.
     """
 
     counts: dict[str, float]
@@ -46,16 +48,13 @@ def survey(batch: Batch, counts_of: CountsOf) -> Survey:
     """The survey of a batch that is all here."""
     counts: dict[str, float] = {}
     for shard in batch:
-        for name, count in counts_of(shard).items():
-            counts[name] = counts.get(name, 0.0) + count
+        merge(counts, counts_of(shard))
     return Survey(counts, [shard.ids for shard in batch], [shard.digest for shard in batch])
 
 
 def joint_survey(batch: Batch, counts_of: CountsOf, world: World, signal: str | None, *, late: bool) -> Survey:
-    """The survey of a batch of which each process has a part, by rank. `others` are the shards of other processes,
-    without their fields.
-    """
-    counts = [dict(counts_of(shard)) for shard in batch]
+    """The survey of a batch of which each process has a part, by rank."""
+    counts = [{name: float(count) for name, count in counts_of(shard).items()} for shard in batch]
     about = {"counts": counts, "signal": signal, "late": late}
     result = Survey({}, [], [])
     for rank, word in enumerate(world.gather(pack(about, batch))):
@@ -65,8 +64,7 @@ def joint_survey(batch: Batch, counts_of: CountsOf, world: World, signal: str | 
         for shard, found in zip(shards, said["counts"], strict=True):
             result.ids.append(shard.ids)
             result.digests.append(shard.digest)
-            for name, count in found.items():
-                result.counts[name] = result.counts.get(name, 0.0) + count
+            merge(result.counts, found)
         result.others += shards if rank != world.rank else []
     return result
 

@@ -27,7 +27,7 @@ from calotype.engine.gradients import Computed, Gradients
 from calotype.engine.memory import cut, fitting
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
-from calotype.engine.plan import Plan
+from calotype.engine.plan import Plan, Reached
 from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step
 from calotype.engine.reduce import Buffers
 from calotype.engine.replicated import Replicated
@@ -133,6 +133,8 @@ class Trainer:
         """One optimizer update from one batch."""
         step, whole = self.state.step, self._survey(batch)
         counts = whole.counts
+        if self.options.splits:
+            self._repeat_splits()
         computed = self._compute(batch, whole)
         while computed is None:
             self._relieve(batch, whole)
@@ -141,7 +143,7 @@ class Trainer:
         if self.profiled:
             self.spent("forward and backward")
         gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
-        if self.precision.scales:
+        if self.precision.scale is not None:
             self.precision.unscale(gradients)
         norm = self.norm(gradients)
         if self.options.clip is not None:
@@ -170,8 +172,6 @@ class Trainer:
 
     def _compute(self, batch: Batch, whole: Survey) -> Computed | None:
         """Loss and terms of a batch whose gradients are in place then; None where it doesn't fit into memory."""
-        if self.options.splits:
-            self._repeat_splits()
         if self.state.pieces > 1:
             batch = cut(batch, self.state.pieces)
         try:
@@ -218,7 +218,7 @@ class Trainer:
         else:
             lr = tuple([float(group["lr"]) for group in parts.optimizer.param_groups])
             guarded_step(parts.optimizer, found_inf)
-        if self.precision.scales:
+        if self.precision.scale is not None:
             self.precision.update(self.guard.overflow)
         if parts.scheduler is not None and self.options.schedule_by_step:
             parts.scheduler.step()
@@ -236,9 +236,11 @@ class Trainer:
         ended = "steps" if plan.ends(step) else "time" if self._out_of_time() else None
         due = plan.validates(step) or plan.checkpoints(step) or ended is not None
         signal = self.stop_signal()
-        if due or signal or plan.logs(step):
+        if due or signal or plan.logs(step) or step == plan.stops_at:
             self.observer.flush(self.guard)
         self.spent("observing")
+        if step == plan.stops_at:
+            self._interrupt("its plan", kind=Reached)
         if signal:
             self._interrupt(signal)
         if self.watched and (plan.validates(step) or ended):
@@ -346,20 +348,21 @@ class Trainer:
             if final or not self.options.warn_on_disk:
                 raise
             self.observer.mirrors.warn(f"{error.message}; training goes on and tries again at the next checkpoint")
+        self.world.share(b"saved")  # nobody leaves before the first process has written
 
     def _save(self, *, part: bool = False) -> None:
         self.unsaved.check()
         training = self.training_state() | {"part": part, "journal": self.observer.journal.mark()}
         path = self.checkpoints.save(self.state.step, self.network_state(), training, self.state.scores, part=part)
         self.observer.saved(path)
-        self.world.share(b"saved")  # nobody leaves before the first process has written
 
-    def _interrupt(self, signal: str, *, save: bool = True) -> NoReturn:
+    def _interrupt(self, by: str, *, save: bool = True, kind: type[Interrupted] = Interrupted) -> NoReturn:
         """Save the state as it is before what is due at this step, and leave."""
         if save:
             self._save(part=True)
+            self.world.share(b"saved")
         done = f"after step {self.state.step - 1}" if self.state.step else "before the first step"
-        raise Interrupted(f"stopped by {signal} {done}; `--resume` continues from there")
+        raise kind(f"stopped by {by} {done}; `--resume` continues from there")
 
     def network_state(self) -> Mapping[str, Tensor]:
         """The weights that count: the average where one is kept."""

@@ -87,6 +87,10 @@ class Watch(Bystander):
             self.sketch = None
         if self.gallery is None or not self.watcher.pictures:
             return
+        # of several processes this one has seen its own samples only
+        left_out = getattr(self.gallery, "of_all", ()) if self.world.size > 1 else ()
         with self.watcher.careful("pictures"):
             for name, picture in self.gallery.pictures().items():
+                if name in left_out:
+                    continue
                 mirrors.offer("images", "image", step, f"{split}/{name}", picture)

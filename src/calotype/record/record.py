@@ -16,26 +16,11 @@ from calotype.record.data import DataLock, keep_lock
 from calotype.record.environment import code, machine, packages, repository
 from calotype.record.folder import RunFolder
 from calotype.record.journal import JOURNAL
+from calotype.settings import NEUTRAL
 
 VERSION = 1
 PARTS = ("config", "data", "code", "packages", "machine")
 """What can differ from a record, by the names that `--allow-changed` takes."""
-
-NEUTRAL = (
-    "paths.",
-    "tracking",
-    "vars",
-    "data.workers",
-    "data.prefetch",
-    "data.timeout",
-    "trainer.devices",
-    "trainer.strategy",
-    "trainer.timeout",
-    "trainer.log_every_n_steps",
-    "trainer.profiler",
-    "checkpoint.on_error",
-)
-"""Keys, or beginnings of keys, that change no bit of a run."""
 
 _ABSENT = object()
 

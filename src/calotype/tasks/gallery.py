@@ -43,6 +43,8 @@ class ClassificationGallery:
     its probability; `confusion`, rows by label, for one class an image and up to 100 classes.
     """
 
+    of_all = ("worst", "confusion")
+
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = named(classes)
         self._first: dict[str, Tensor] = {}
