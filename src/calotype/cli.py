@@ -20,6 +20,7 @@ from calotype.errors import CTRL_C, CalotypeError, UsageError
 
 VERBS = {
     "train": "train from a config, or resume a run",
+    "launch": "write the script that trains on a cluster",
     "status": "say how a run is doing, and exit with its code",
     "runs": "a table of the runs, newest or best first",
     "evaluate": "score a run or checkpoint on a split",

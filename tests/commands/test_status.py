@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,39 @@ def test_a_run_that_may_still_come_to_something_says_so(
     for verb in ("evaluate", "verify"):
         assert cli.main([verb, str(copy)]) in (2, 4)
         assert told in capfd.readouterr().err
+
+
+# --- the newest run of a config
+
+
+def test_auto_is_the_run_that_a_resume_would_go_on_with(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recorded, runs = str(copy / "config.yaml"), f"paths.runs={copy.parent.parent}"
+    other = copy.parent / "99990101-000000-ffffff"
+    shutil.copytree(copy, other)
+    record = json.loads((other / "record.json").read_text())
+    (other / "record.json").write_text(json.dumps(record | {"config_digest": "0" * 64}))
+    (copy / "status.json").write_text('{"state": "interrupted", "exit_code": 75}')
+    assert cli.main(["status", "auto", recorded, runs]) == 75
+    assert copy.name in capfd.readouterr().out
+    assert cli.main(["status", "last", runs]) == 0
+    assert other.name in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["auto", "{config}", "{runs}", "seed=99"], "there is no run of this config under {folder}"),
+        (["auto", "{config}", "--runs", "x"], "--runs x: with the word auto it is paths.runs=x"),
+        (["auto", "{config}", "trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
+        (["last", "{runs}", "seed=1"], "seed=1 goes with the word auto: calotype status auto seed=1"),
+    ],
+)
+def test_what_auto_has_no_answer_to(
+    copy: Path, arguments: list[str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = {"config": copy / "config.yaml", "runs": f"paths.runs={copy.parent.parent}", "folder": copy.parent}
+    assert cli.main(["status", *(text.format(**known) for text in arguments)]) == 2
+    assert told.format(**known) in capfd.readouterr().err
 
 
 # --- where runs are

@@ -136,3 +136,17 @@ def test_a_run_that_was_stopped_holds(parity_root: Path, tmp_path: Path, plan: s
     assert code == (harness.INTERRUPTED if ":SIG" in plan else harness.KILLED)
     found: Verdict = verify(harness.only_run(tmp_path / "runs"))
     assert found.holds and found.kept == []
+
+
+def test_a_checkpoint_from_the_middle_of_an_evaluation_is_from_before_what_follows_it(
+    parity_root: Path, tmp_path: Path
+) -> None:
+    """The last evaluation is stopped; schedule and scores are those of the step before it."""
+    text = config(parity_root, tmp_path)
+    assert harness.in_child(harness.train, text, "in_val@10:SIGTERM") == harness.INTERRUPTED
+    run = harness.only_run(tmp_path / "runs")
+    assert harness.in_child(harness.resume, str(run)) == 0
+    file = run / "checkpoints" / "step-00000015-part" / MODEL
+    assert file.is_file() and verify(run).equal
+    altered(file, "3.bias")
+    assert kept(run) == [f"{file} is not what the journal has at step 15: 3.bias"]

@@ -260,6 +260,31 @@ def test_no_worker_outlives_its_run(how: signal.Signals, parity_root: Path, tmp_
         child.join()
 
 
+def test_a_signal_to_every_process_is_for_the_run_alone(parity_root: Path, tmp_path: Path) -> None:
+    """Slurm sends SIGTERM to all processes of a job, in whatever session: a worker leaves when its run tells it to."""
+    noted = tmp_path / "noted"
+    transforms = [{"_target_": "tests.toys.faulty.Remember", "path": str(noted)}]
+    text = toy("classification", parity_root, tmp_path / "runs", data={"workers": 2, "train_transforms": transforms})
+    text["trainer"]["max_epochs"] = 1000
+    child = harness.start(harness.train, write(text, tmp_path / "config.yaml"))
+    try:
+        assert harness.until(lambda: len(readers(noted)) == 3 and bool(list(tmp_path.glob("**/last"))), 60)
+        workers = [pid for pid in readers(noted) if pid != child.pid]
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        reached = harness.newest(run := harness.only_run(tmp_path / "runs"))
+        assert harness.until(lambda: harness.newest(run) > reached + 20, 60)  # they go on
+        child.terminate()
+        child.join(20)
+        assert child.exitcode == harness.INTERRUPTED
+        assert harness.status(run)["message"].startswith("stopped by SIGTERM")
+        assert harness.newest(run) == harness.status(run)["step"] == len(harness.lines(run))
+        assert harness.until(lambda: not any(map(harness.alive, workers)), 10)
+    finally:
+        child.kill()
+        child.join()
+
+
 class Labelled(Parity):
     """Parity whose sources say the class of each sample, or something that isn't that."""
 

@@ -43,7 +43,9 @@ def _opened(path: Path) -> Checkpoint | CheckpointError:
 
 
 def _checkpoint(checkpoint: Checkpoint | CheckpointError, states: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
-    """The faults of a checkpoint. One of a run that was stopped may be of a step whose digests were never due."""
+    """The faults of a checkpoint. One of a run that was stopped may be of a step whose digests were never due; one from
+    the middle of an evaluation has schedule and scores of before it, the digests those of after.
+    """
     if isinstance(checkpoint, CheckpointError):
         yield str(checkpoint)
         return
@@ -53,14 +55,15 @@ def _checkpoint(checkpoint: Checkpoint | CheckpointError, states: Mapping[int, M
     except CheckpointError as error:
         yield str(error)
         return
-    if path.name != name_of(checkpoint.step, part=path.name.endswith("-part")):
+    part = path.name.endswith("-part")
+    if path.name != name_of(checkpoint.step, part=part):
         yield f"{path} holds the checkpoint of step {checkpoint.step}"
     recorded = states.get(checkpoint.step)
     if recorded is None:
         return
     there = digests(network, {name: value for name, value in training.items() if name not in ("part", "journal")})
     differ: dict[str, list[str]] = {}
-    for name in sorted({*recorded, *there}):
+    for name in sorted({*recorded, *there} - ({"training"} if part else set())):
         if recorded.get(name) != there.get(name):
             differ.setdefault(_file_of(name), []).append(name.removeprefix("network."))
     for file, names in differ.items():

@@ -12,12 +12,17 @@ from calotype.commands._text import printable
 from calotype.errors import RunFolderError, UsageError
 from calotype.record.folder import RunFolder
 
-HELP = "Say how a run is doing, and exit with its code: 0 done or running, 75 to be resumed."
+HELP = """Say how a run is doing, and exit with its code: 0 done or running, 75 to be resumed.
+
+  calotype status last
+  calotype status auto experiment=digits       the run that `train --resume auto experiment=digits` goes on with"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     add_run(parser)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="with the word auto as RUN: the run's config")
+    parser.add_argument("--config-dir", action="append", type=Path, default=[], metavar="DIR", help="as for train")
     parser.add_argument("--json", action="store_true", help="print the status as one JSON object")
 
 
@@ -41,9 +46,29 @@ def runs_folder(runs: str | Path | None, overrides: Collection[str] = ()) -> Pat
     return named
 
 
+def _named(args: argparse.Namespace) -> RunFolder:
+    if other := [text for text in args.overrides if not text.lstrip("+").startswith("paths.runs=")]:
+        raise UsageError(f"{other[0]} goes with the word auto: calotype status auto {other[0]}")
+    return RunFolder.find(args.run, runs_folder(args.runs, args.overrides))
+
+
+def _newest_of(args: argparse.Namespace) -> RunFolder:
+    """The newest run of the config. Raises UsageError where there is none."""
+    from calotype.commands._arguments import config_from, paths
+    from calotype.commands._inputs import anchored
+    from calotype.commands.train import find_same
+
+    if args.runs is not None:
+        raise UsageError(f"--runs {args.runs}: with the word auto it is paths.runs={args.runs}")
+    config = anchored(config_from(args))
+    if folder := find_same(config):
+        return folder
+    raise UsageError(f"there is no run of this config under {paths(config.tree).runs / config.tree['experiment']}")
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the verb; the run's exit code."""
-    folder = RunFolder.find(args.run, runs_folder(args.runs))
+    folder = _newest_of(args) if args.run == "auto" else _named(args)
     status = folder.status()
     if args.json:
         sys.stdout.write(json.dumps({"run": folder.name, **status}) + "\n")

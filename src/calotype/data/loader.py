@@ -2,12 +2,15 @@
 
 Unusual choices. A worker is asked for a whole shard, by a plan that says which samples, so there is no iterator whose
 state would have to be saved. One iterator runs through all epochs, so no worker waits at an epoch's end. Workers live
-in a process session of their own: a signal to the run's process group doesn't take them. Their number changes no bit.
+in a process session of their own: a signal to the run's process group doesn't take them, nor does a SIGTERM to each
+process of a job, as schedulers send it. Their number changes no bit.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -156,8 +159,23 @@ def _same(value: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     os.setsid()
+    _leave_with(os.getppid())
     torch.set_num_threads(1)
     fault("in_worker")
+
+
+def _leave_with(run: int) -> None:
+    """Obey a SIGTERM of the run's own process alone. Not to heed it at all would hang the interpreter at its end, when
+    it ends its children by that signal.
+    """
+
+    def listen() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def _shard(result: Shard | Failure) -> Shard:
