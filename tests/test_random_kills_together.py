@@ -66,10 +66,10 @@ class Bench:
         plan = f"{rank}/{point}@{draw.randint(1, self.passes[rank][point])}"
         if number % BY_TIME == BY_TIME - 1:
             seconds = draw.uniform(0.2, 1.0) * self.seconds
-            print(f"{SEED}/{self.size}/{number}: {rank} after {seconds:.3f} s")  # noqa: T201 - shown where it fails
+            print(f"{SEED}/{self.size}/{number}: {rank} after {seconds:.3f} s")
             self.ended(rank, harness.together(self.size, train_for, path, rank, seconds), by_time=True)
         else:
-            print(f"{SEED}/{self.size}/{number}: {plan}")  # noqa: T201
+            print(f"{SEED}/{self.size}/{number}: {plan}")
             self.ended(rank, harness.together(self.size, harness.train, path, plan))
         if number % 3 == 2:
             self.go_on(path, runs, 2, f"{draw.randrange(2)}/after_step@{draw.randint(1, 3)}")
@@ -89,7 +89,7 @@ class Bench:
         begun = list(runs.glob("*/*/record.json"))
         how: Any = (harness.resume, str(begun[0].parent)) if begun else (harness.train, path)
         outcomes = harness.together(size, *how, plan)
-        print(f"  then {size} {plan}")  # noqa: T201
+        print(f"  then {size} {plan}")
         allowed = {0, harness.INTERRUPTED, harness.KILLED} if plan else {0}
         assert {found.code for found in outcomes} <= allowed, outcomes
 
