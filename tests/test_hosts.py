@@ -81,10 +81,14 @@ def disconnect(nodes: list[Node]) -> None:
     """Kill whoever is left there and take the networks away; the link goes with them."""
     for node in nodes:
         with suppress(subprocess.CalledProcessError):
-            for pid in ip("netns", "pids", node.name).split():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            kill(ip("netns", "pids", node.name))
             ip("netns", "del", node.name)
+
+
+def kill(pids: str) -> None:
+    for pid in pids.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 @pytest.fixture

@@ -85,7 +85,10 @@ def train_with(config: str, order: str) -> None:
 
 @pytest.mark.parametrize(
     ("order", "told"),
-    [("Twice", "gives sample ids twice or out of order near 0"), ("Gap", "gave 12 of its 13 samples")],
+    [
+        pytest.param("Twice", "gives sample ids twice or out of order near 0", marks=pytest.mark.long),
+        ("Gap", "gave 12 of its 13 samples"),
+    ],
 )
 def test_an_id_that_is_missing_or_comes_twice_is_an_error(
     order: str, told: str, parity_root: Path, tmp_path: Path
