@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,40 +17,19 @@ import calotype
 from calotype.cli import main
 from calotype.commands._signals import ECHO
 from calotype.commands.verify import verify
-from tests import harness
+from tests import harness, launched
+from tests.launched import CALOTYPE, ROOT, TORCHRUN, processes_of, ranks_of
 from tests.toys.configs import toy, write
 
-ROOT = Path(__file__).parents[2]
-BY_TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "calotype", "train"]
 STARTS = {
-    "devices": [sys.executable, "-m", "calotype", "train", "trainer.devices=2"],
-    "torchrun": [sys.executable, "-m", *BY_TORCHRUN],
+    "devices": [*CALOTYPE, "train", "trainer.devices=2"],
+    "torchrun": [*TORCHRUN, "--standalone", "--nproc_per_node=2", "-m", "calotype", "train"],
 }
 
 
-@contextmanager
-def started(how: str, config: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The command; whatever is left of it afterwards is killed."""
-    child = subprocess.Popen(
-        [*STARTS[how], config, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield child
-    finally:
-        for pid in [child.pid, *processes_of(Path(config).parent)]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        child.communicate()
-
-
-def processes_of(folder: Path) -> list[int]:
-    """The live processes whose command names a folder, loader workers among them."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if str(folder).encode() in (place / "cmdline").read_bytes() and harness.alive(int(place.name)):
-                found.append(int(place.name))
-    return [pid for pid in found if pid != os.getpid()]
+def started(how: str, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """The command, in one of the ways to start it."""
+    return launched.started([*STARTS[how], *arguments])
 
 
 @pytest.mark.guarantee(
@@ -155,20 +133,6 @@ def test_a_process_is_killed(how: str, rank: int, parity_root: Path, tmp_path: P
         check=False,
     )
     assert status.returncode == 75
-
-
-def ranks_of(folder: Path, rank: int) -> list[int]:
-    """The process of that number, without its loader workers, which have its environment."""
-    found = []
-    for pid in processes_of(folder):
-        with suppress(OSError):
-            if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.append(pid)
-    return [pid for pid in found if parent_of(pid) not in found]
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,17 @@ def test_too_little_shared_memory_is_refused_with_what_to_do(system: Any) -> Non
     assert prepare(Loader(10, 40 * 2**20), [Loader(10, 20 * 2**20)]) == []
 
 
+def test_a_temporary_folder_too_long_for_sockets_is_refused(system: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers could hand nothing over, and would seem to hang."""
+    system(4096, 4096)
+    monkeypatch.setattr(_limits, "get_temp_dir", lambda: "/" + "a" * 88)
+    assert prepare(Loader(1, 10), []) == []
+    monkeypatch.setattr(_limits, "get_temp_dir", lambda: "/" + "a" * 89)
+    with pytest.raises(ConfigError, match=r"data\.workers: .* whose path is too long for it; set TMPDIR"):
+        prepare(Loader(1, 10), [])
+    assert prepare(Loader(0, 0), []) == []
+
+
 def test_without_workers_nothing_is_asked(system: Any) -> None:
     found = system(8, 8, 0)
     assert prepare(Loader(0, 0), [object()]) == []

@@ -108,6 +108,13 @@ def test_a_sample_given_twice_or_out_of_order_is_an_error(batches: Any) -> None:
         measured(*batches)
 
 
+def test_a_gap_is_an_error() -> None:
+    loader = Batches([[0, 1]], [[3]])
+    loader.samples = 4  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="the val split gave 3 of its 4 samples"):
+        evaluate(Mean(), loader, "val", Precision(32, CPU), lambda shard: shard)
+
+
 def test_it_leaves_the_mode_as_it_was_and_computes_no_gradient() -> None:
     task = Mean()
     for training in (True, False):

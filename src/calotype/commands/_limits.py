@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import resource
 import shutil
+import tempfile
 from collections.abc import Sequence
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from torch import multiprocessing
 from calotype.errors import ConfigError
 
 SHARED = Path("/dev/shm")  # noqa: S108 - looked at, never written to
+SOCKET = 107 - len("/listener-12345678")
+"""Letters that the folder of a worker's sockets may have: a socket's path has room for 107."""
 SPARE = 64
 """Open files left for everything else that is opened while a run goes on."""
 
@@ -27,12 +31,18 @@ def prepare(train: Any, held_out: Sequence[Any]) -> list[str]:
     is to be said about it.
 
     While one of `held_out` is read, the workers of `train` read ahead. A loader without `in_flight` is left alone.
-    Raises ConfigError for more shared memory than there is.
+    Raises ConfigError for more shared memory than there is, and a temporary folder that workers can't talk through.
     """
     needs = [_need(train), max(map(_need, held_out), default=(0, 0))]
     files, size = (sum(need[kind] for need in needs) for kind in (0, 1))
     if not size:
         return []
+    if len(get_temp_dir()) > SOCKET:
+        raise ConfigError(
+            f"loader workers talk through sockets in {tempfile.gettempdir()}, whose path is too long for it; set "
+            "TMPDIR to a shorter one, or set this to 0",
+            key="data.workers",
+        )
     free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else size
     if free < size:
         raise ConfigError(

@@ -78,6 +78,11 @@ class NativeLoader:
         """Batches in an epoch."""
         return self.order.steps_per_epoch
 
+    @property
+    def samples(self) -> int | None:
+        """How many samples an evaluation reads, those of all processes; None for training."""
+        return self.order.samples if isinstance(self.order, EvalOrder) else None
+
     def in_flight(self) -> tuple[int, int]:
         """What workers may have ready at once, and the batch that is computed: open files, and bytes of shared memory.
 

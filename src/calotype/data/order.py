@@ -190,6 +190,7 @@ class EvalOrder:
         self.batch_size, (self.rank, self.ranks) = batch_size, part
         whole = -(-len(self.positions) // batch_size)
         self.batches = whole if limit is None else min(limit, whole)
+        self.samples = min(len(self.positions), self.batches * batch_size)
         self.steps_per_epoch = -(-self.batches // self.ranks)
 
     def batch(self, step: int) -> list[ShardPlan]:

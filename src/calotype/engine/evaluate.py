@@ -168,7 +168,7 @@ def evaluate(
     """Measure `task` on the batches of `loader`; None when `watch` asked to stop between two batches.
 
     `place` brings a shard to the device. Of several processes `loader` deals each its batches, and all come to the same
-    numbers. Raises DataError when the loader gives an id twice or out of order.
+    numbers. Raises DataError when the loader gives an id twice or out of order, or fewer samples than it said.
     """
     module: Any = task
     training = module.training
@@ -206,7 +206,10 @@ def _measure(
     for shard in seen:
         last = _check_order(shard, last, split)
         ids.add(shard.ids)
-    return Evaluation(split, sums.results(), sum(map(len, seen)), ids.hex(), others)
+    count, wanted = sum(map(len, seen)), getattr(loader, "samples", None)
+    if wanted not in (None, count):
+        raise DataError(f"the {split} split gave {count} of its {wanted} samples")
+    return Evaluation(split, sums.results(), count, ids.hex(), others)
 
 
 def _judge(task: Any, shard: Shard, counts: Counts, precision: Precision) -> tuple[Loss, Prediction]:
