@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import tempfile
 import time
 import traceback
@@ -52,6 +53,7 @@ class World:
     store: Any = None
     step: int = 0
     _room: int = field(default=1 << 12, repr=False)
+    _lines: set[int] = field(default_factory=set, repr=False)
 
     @classmethod
     def join(cls, timeout: float | None) -> World:
@@ -64,11 +66,13 @@ class World:
             if timeout is not None:
                 store.set("calotype/timeout", str(timeout))
             patience = timedelta(seconds=float(store.get("calotype/timeout")))
+            before = _sockets()
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         except (dist.DistError, RuntimeError, ValueError) as error:
             raise Interrupted(f"the processes of this run did not find each other: {error}") from error
         local_rank, local_size = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
         found = cls(rank, size, local_rank, max(1, local_size), store)
+        found._lines = _sockets() - before
         about = {"host": socket.gethostname(), "pid": os.getpid(), "stack": _stack_on_request()}
         store.set(f"calotype/process/{rank}", json.dumps(about))
         return found
@@ -128,6 +132,13 @@ class World:
         with self._together():
             dist.all_reduce(tensor)
 
+    def every(self, scalar: Tensor) -> Tensor:
+        """A scalar of each process, by rank."""
+        found = scalar.new_empty(self.size)
+        with self._together():
+            dist.all_gather_into_tensor(found, scalar.reshape(1))
+        return found
+
     def copy(self, tensors: Sequence[Tensor]) -> None:
         """Give the first process's tensors to the others, those of a type in one message."""
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -163,16 +174,34 @@ class World:
         }
         with suppress(dist.DistError, RuntimeError):
             self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(told))
-            dist.destroy_process_group()  # so that nobody waits for this process any longer
+            self._hang_up()  # so that nobody waits for this process any longer
             until = time.monotonic() + GRACE  # the first process may keep the store, which goes with it
             while self.first and time.monotonic() < until and self.store.add(HEARD, 0) < self.size - 1:
                 time.sleep(0.02)
+
+    def _hang_up(self) -> None:
+        """Close the connections to the others, which torch leaves open as long as one of its parts (DDP) may talk."""
+        for line in self._lines:
+            with suppress(OSError), socket.socket(fileno=os.dup(line)) as connection:
+                if not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    connection.shutdown(socket.SHUT_RDWR)
+        dist.destroy_process_group()
 
     @contextmanager
     def _together(self) -> Iterator[None]:
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
+            raise self._why() from error
+
+    @contextmanager
+    def talking(self) -> Iterator[None]:
+        """Around code within which torch talks to the other processes; an error of the code's own stays what it is."""
+        try:
+            yield
+        except (dist.DistError, RuntimeError) as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
             raise self._why() from error
 
     def _why(self) -> CalotypeError:
@@ -260,6 +289,16 @@ def check_world(world: World, shards: int, *, exact: bool) -> None:
             f"{size} processes can't share the {shards} shards of a batch evenly; start {fitting}",
             key="trainer.devices",
         )
+
+
+def _sockets() -> set[int]:
+    """The numbers under which this process has sockets open."""
+    found = set()
+    for file in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # the folder's own is closed by now
+            if stat.S_ISSOCK(os.fstat(int(file.name)).st_mode):
+                found.add(int(file.name))
+    return found
 
 
 def _bytes(word: bytes) -> Tensor:

@@ -59,7 +59,7 @@ class Replicated(Gradients):
         for p in self.parameters:
             p.grad = None
         for index, shard in enumerate(batch):
-            with nullcontext() if index == len(batch) - 1 else self.replica.no_sync():
+            with self.world.talking(), nullcontext() if index == len(batch) - 1 else self.replica.no_sync():
                 loss, found = self.one_pass(self.first_shard + index, shard, step, whole.counts)
             total += loss
             for name, term in found.items():
