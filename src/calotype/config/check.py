@@ -188,15 +188,17 @@ def _check_weights(module: ModuleSettings) -> None:
 def _check_devices(trainer: TrainerSettings) -> None:
     seconds(trainer.timeout, "trainer.timeout")
     devices, shards = trainer.devices, trainer.shards
-    if trainer.strategy in ("fsdp", "dp"):
-        raise ConfigError(f"{trainer.strategy} is not available yet; use auto or ddp", key="trainer.strategy")
+    if trainer.strategy == "dp":
+        raise ConfigError("dp is not available yet; use auto, ddp or fsdp", key="trainer.strategy")
+    if trainer.strategy == "fsdp":
+        _check_sharded(trainer)
     if not isinstance(devices, int) or devices == 1:
         return
     if devices < 1:
         raise ConfigError(f"{devices} is not allowed; allowed: auto, 1 or more", key="trainer.devices")
     if trainer.strategy == "single":
         raise ConfigError(f"single is overruled by trainer.devices={devices}; use auto", key="trainer.strategy")
-    if trainer.reduce != "fast" and devices & (devices - 1):
+    if not _is_fast(trainer) and devices & (devices - 1):
         below = 1 << (devices.bit_length() - 1)
         raise ConfigError(
             f"{devices} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}",
@@ -209,11 +211,28 @@ def _check_devices(trainer: TrainerSettings) -> None:
         )
 
 
+def _is_fast(trainer: TrainerSettings) -> bool:
+    return trainer.reduce == "fast" or (trainer.reduce == "auto" and trainer.strategy == "fsdp")
+
+
+def _check_sharded(trainer: TrainerSettings) -> None:
+    """What doesn't go with torch's FSDP, or was never tried with it."""
+    refused = {
+        "reduce": (trainer.reduce == "exact", "exact adds whole gradients as a tree, fsdp parts of them; use fast"),
+        "on_oom": (trainer.on_oom == "split", "split tries a shard in one process, where fsdp has no whole weights"),
+        "channels_last": (trainer.channels_last, "fsdp divides weights row by row"),
+        "compile": (bool(trainer.compile), "compile is not available with fsdp yet"),
+    }
+    for name, (wrong, reason) in refused.items():
+        if wrong:
+            raise ConfigError(f"{reason}, or trainer.strategy=ddp", key=f"trainer.{name}")
+
+
 def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:
     shards = trainer.shards
     if not isinstance(shards, int):
         return
-    if trainer.reduce != "fast" and shards & (shards - 1):
+    if not _is_fast(trainer) and shards & (shards - 1):
         below = 1 << (shards.bit_length() - 1)
         raise ConfigError(
             f"{shards} is no power of two, and reduce: exact adds shards as a tree; use {below} or {2 * below}",
