@@ -66,8 +66,9 @@ def _undivided(state: Any, world: World, seen: dict[int, Tensor]) -> Any:
 
 
 def _together(tensor: Tensor, world: World, seen: dict[int, Tensor]) -> Tensor:
-    if id(tensor) not in seen:  # tied names have one tensor
+    place = part(tensor).untyped_storage()._cdata  # tied names share it, with a process whose part is empty too
+    if place not in seen:
         with world.talking():
             full: Tensor = cast(Any, tensor).full_tensor().detach()
-        seen[id(tensor)] = full.cpu() if world.first else full.to("meta")
-    return seen[id(tensor)]
+        seen[place] = full.cpu() if world.first else full.to("meta")
+    return seen[place]

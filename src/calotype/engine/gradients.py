@@ -46,8 +46,8 @@ class Gradients:
             return self._accumulate(batch, step, whole)
         return self.backward(0, batch[0], step, whole.counts)
 
-    def gradients(self) -> list[Tensor]:
-        """Those that are in place."""
+    def present(self) -> list[Tensor]:
+        """The gradients that are in place."""
         return [gradient for p in self.parameters if (gradient := p.grad) is not None]
 
     def gathered(self) -> AbstractContextManager[None]:

@@ -134,9 +134,9 @@ class Sharded(Gradients):
         self.task.set_requires_gradient_sync(last)
         self.task.set_is_last_backward(last)
 
-    def gradients(self) -> list[Tensor]:
+    def present(self) -> list[Tensor]:
         """The parts of this process."""
-        return [part(gradient) for gradient in super().gradients()]
+        return [part(gradient) for gradient in super().present()]
 
     def backward(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
         """No process can try a shard by itself. Raises Interrupted: one is tried where a step doesn't fit."""

@@ -140,7 +140,7 @@ class Trainer:
         loss, terms = computed
         if self.profiled:
             self.spent("forward and backward")
-        gradients = self.gradients.gradients()
+        gradients = self.gradients.present()
         if self.precision.scales:
             self.precision.unscale(gradients)
         norm = self.gradients.norm(gradients)
