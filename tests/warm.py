@@ -6,6 +6,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import sklearn.datasets  # noqa: F401
 import timm  # noqa: F401
+import torch.distributed.device_mesh
+import torch.distributed.fsdp
+import torch.distributed.tensor  # noqa: F401
 import torchvision.transforms.v2  # noqa: F401
 
 import calotype.commands._assemble

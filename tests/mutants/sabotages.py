@@ -319,4 +319,28 @@ SABOTAGES = [
         "tests/test_workers.py::test_ddp_resumes_exactly[classification-3]",
         long=True,
     ),
+    Sabotage(
+        "shares of a batch averaged under fsdp",
+        "engine/sharded.py",
+        "module.set_gradient_divide_factor(1.0)",
+        "module.set_gradient_divide_factor(2.0)",
+        "tests/test_sharded.py::test_fsdp_comes_to_the_weights_of_one_process[2-optimizer0-32-1e-05]",
+        long=True,
+    ),
+    Sabotage(
+        "the norm of a process's own part",
+        "engine/sharded.py",
+        "torch.linalg.vector_norm(self.world.every(self.own(gradients)))",
+        "self.own(gradients)",
+        "tests/test_sharded.py::test_fsdp_comes_to_the_weights_of_one_process[2-optimizer0-32-1e-05]",
+        long=True,
+    ),
+    Sabotage(
+        "who fails keeps its connections",
+        "engine/distributed.py",
+        "self._hang_up()",
+        "dist.destroy_process_group()",
+        "tests/test_sharded.py::test_a_step_that_does_not_fit_into_one_process_stops_all[0-fsdp]",
+        long=True,
+    ),
 ]

@@ -29,6 +29,7 @@ from calotype.engine.plan import Plan
 from calotype.engine.precision import takes_found_inf
 from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
 from calotype.engine.setup import build_optimizer, check_batch_norm, check_network, own_generators
+from calotype.engine.sharded import sharded
 from calotype.engine.weights import Loaded
 from calotype.errors import ConfigError, DataError
 from calotype.keys import key, seed_everything
@@ -95,7 +96,9 @@ class Frozen:
         return cls(
             shards=world.size if trainer.shards == "auto" else trainer.shards,
             threads=max(1, _cores() // world.local_size) if trainer.threads == "auto" else trainer.threads,
-            reduce=("fast" if cuda else "exact") if trainer.reduce == "auto" else trainer.reduce,
+            reduce=("fast" if cuda or trainer.strategy == "fsdp" else "exact")
+            if trainer.reduce == "auto"
+            else trainer.reduce,
             deterministic="strict" if trainer.deterministic == "auto" else trainer.deterministic,
             accelerator="cuda" if cuda else "cpu",
             devices=world.size,
@@ -166,11 +169,15 @@ def assemble(
         raise ConfigError("split is for one process; several would have to split together", key="trainer.on_oom")
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
-    parts = _parts(settings, task, plan, data, world)
     options = _options(settings, frozen, plan, device)
+    fsdp = settings.trainer.strategy == "fsdp"
+    if fsdp and world.size > 1:
+        options = sharded(options, task, world)
+    parts = _parts(settings, task, plan, data, world)
     inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
     notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
     notes += _normalized_otherwise(settings)
+    notes += ["one process has nothing to share; trainer.strategy=fsdp changes nothing"] * (fsdp and world.size == 1)
     profiler = settings.trainer.profiler
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, profiler, notes)
 
@@ -368,10 +375,11 @@ def header(assembly: Assembly) -> dict[str, str]:
     """What a run says of itself at its start."""
     options, frozen = assembly.options, assembly.frozen
     threads, shards = count(frozen.threads, "thread"), count(frozen.shards, "shard")
+    how = " by fsdp" if options.sharded else ""
     lines = {
         "exactness": f"exact: false ({'; '.join(assembly.inexact)})" if assembly.inexact else "bit-exact",
         "device": f"{options.device}, precision {options.precision}, {threads}",
-        "arithmetic": f"{shards}, reduce {frozen.reduce}, deterministic {frozen.deterministic}",
+        "arithmetic": f"{shards}, reduce {frozen.reduce}{how}, deterministic {frozen.deterministic}",
         "data": ", ".join(f"{name} {len(source)}" for name, source in assembly.data.sources.items()),
     }
     if left_out := told(assembly.frozen.skipped):

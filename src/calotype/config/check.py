@@ -188,8 +188,10 @@ def _check_weights(module: ModuleSettings) -> None:
 def _check_devices(trainer: TrainerSettings) -> None:
     seconds(trainer.timeout, "trainer.timeout")
     devices, shards = trainer.devices, trainer.shards
-    if trainer.strategy in ("fsdp", "dp"):
-        raise ConfigError(f"{trainer.strategy} is not available yet; use auto or ddp", key="trainer.strategy")
+    if trainer.strategy == "dp":
+        raise ConfigError("dp is not available yet; use auto, ddp or fsdp", key="trainer.strategy")
+    if trainer.strategy == "fsdp":
+        _check_sharded(trainer)
     if not isinstance(devices, int) or devices == 1:
         return
     if devices < 1:
@@ -212,7 +214,8 @@ def check_processes(devices: int, shards: int, *, exact: bool) -> None:
 
 def _is_exact(trainer: TrainerSettings) -> bool:
     """Whether that is certain; on a machine with CUDA `auto` is not."""
-    return trainer.reduce == "exact" or (trainer.reduce == "auto" and trainer.accelerator == "cpu")
+    certain = trainer.accelerator == "cpu" and trainer.strategy != "fsdp"
+    return trainer.reduce == "exact" or (trainer.reduce == "auto" and certain)
 
 
 def _check_power(key: str, number: int) -> None:
@@ -225,11 +228,24 @@ def _check_power(key: str, number: int) -> None:
         )
 
 
+def _check_sharded(trainer: TrainerSettings) -> None:
+    """What doesn't go with torch's FSDP, or was never tried with it."""
+    refused = {
+        "reduce": (trainer.reduce == "exact", "exact adds whole gradients as a tree, fsdp parts of them; use fast"),
+        "on_oom": (trainer.on_oom == "split", "split tries a shard in one process, where fsdp has no whole weights"),
+        "channels_last": (trainer.channels_last, "fsdp divides weights row by row"),
+        "compile": (bool(trainer.compile), "compile is not available with fsdp yet"),
+    }
+    for name, (wrong, reason) in refused.items():
+        if wrong:
+            raise ConfigError(f"{reason}, or trainer.strategy=ddp", key=f"trainer.{name}")
+
+
 def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:
     shards = trainer.shards
     if not isinstance(shards, int):
         return
-    if trainer.reduce != "fast":
+    if trainer.reduce != "fast" and trainer.strategy != "fsdp":
         _check_power("trainer.shards", shards)
     if data.batch_size < shards:
         raise ConfigError(f"a batch of {data.batch_size} can't be cut into {shards} shards", key="data.batch_size")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from calotype.engine.divided import divided_like, part
 from calotype.errors import CheckpointError, ConfigError
 
 
@@ -35,8 +36,12 @@ class EMA:
         self._average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         floating = [name for name, tensor in self._live.items() if tensor.is_floating_point()]
         exact = [name for name in self._live if name not in set(floating)]
-        self._float_pairs = [self._average[name] for name in floating], [self._live[name] for name in floating]
-        self._exact_pairs = [self._average[name] for name in exact], [self._live[name] for name in exact]
+        self._float_pairs = self._parts(floating)
+        self._exact_pairs = self._parts(exact)
+
+    def _parts(self, names: list[str]) -> tuple[list[Tensor], list[Tensor]]:
+        """What this process has of averages and weights."""
+        return [part(self._average[name]) for name in names], [part(self._live[name]) for name in names]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -49,7 +54,7 @@ class EMA:
     @contextmanager
     def swapped(self) -> Iterator[None]:
         """Within the context the module has the averaged weights; afterwards its own again, to the last bit."""
-        live, average = list(self._live.values()), list(self._average.values())
+        average, live = self._parts(list(self._live))
         own = [tensor.detach().clone() for tensor in live]
         _copy(live, average)
         try:
@@ -67,7 +72,8 @@ class EMA:
         wrong |= {name for name in set(state) - wrong if state[name].shape != self._average[self._owner[name]].shape}
         if wrong:
             raise CheckpointError(f"averaged weights don't fit the module: {', '.join(sorted(wrong))}")
-        _copy(list(self._average.values()), [state[name] for name in self._average])
+        found = {name: divided_like(state[name], average) for name, average in self._average.items()}
+        _copy(self._parts(list(found))[0], [part(tensor) for tensor in found.values()])
 
 
 @torch.no_grad()

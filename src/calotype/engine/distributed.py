@@ -14,13 +14,14 @@ import json
 import os
 import signal
 import socket
+import stat
 import tempfile
 import time
 import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class World:
     store: Any = None
     patience: float = 0.0
     step: int = 0
+    _lines: set[int] = field(default_factory=set, repr=False)
 
     @classmethod
     def join(cls, timeout: float | None) -> World:
@@ -69,11 +71,13 @@ class World:
         try:
             common, rank, size = next(iter(rendezvous("env://", timeout=FIRST_MEETING)))
             store, patience = _lead(common, size, timeout) if timeout is not None else _follow(common, rank)
+            before = _sockets()
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         except (dist.DistError, RuntimeError, ValueError) as error:
             raise Interrupted(f"the processes of this run did not find each other: {error}") from error
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         found = cls(rank, size, local_rank, local_size, store, patience.total_seconds())
+        found._lines = _sockets() - before
         about = {"host": socket.gethostname(), "pid": os.getpid(), "stack": _stack_on_request()}
         store.set(f"calotype/process/{rank}", json.dumps(about))
         return found
@@ -134,6 +138,13 @@ class World:
         with self._together():
             dist.all_reduce(tensor)
 
+    def every(self, scalar: Tensor) -> Tensor:
+        """A scalar of each process, by rank."""
+        found = scalar.new_empty(self.size)
+        with self._together():
+            dist.all_gather_into_tensor(found, scalar.reshape(1))
+        return found
+
     def copy(self, tensors: Sequence[Tensor]) -> None:
         """Give the first process's tensors to the others, those of a type in one message."""
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -164,11 +175,19 @@ class World:
         word = told(error) | {"rank": self.rank, "step": self.step, "stack": stack}
         with suppress(dist.DistError, RuntimeError):
             self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(word))
-            dist.destroy_process_group()  # so that nobody waits for this process any longer
+            self._hang_up()  # so that nobody waits for this process any longer
             until = time.monotonic() + GRACE  # the first process may keep the store, which goes with it
             self.store.add(HEARD, 0 if self.first else 1)
             while self.first and time.monotonic() < until and self.store.add(HEARD, 0) < self.size - 1:
                 time.sleep(0.02)
+
+    def _hang_up(self) -> None:
+        """Close the connections to the others, which torch leaves open as long as one of its parts (DDP) may talk."""
+        for line in self._lines:
+            with suppress(OSError), socket.socket(fileno=os.dup(line)) as connection:
+                if not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    connection.shutdown(socket.SHUT_RDWR)
+        dist.destroy_process_group()
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -176,6 +195,17 @@ class World:
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
+            raise self._why(time.monotonic() - began) from error
+
+    @contextmanager
+    def talking(self) -> Iterator[None]:
+        """Around code within which torch talks to the other processes; an error of the code's own stays what it is."""
+        began = time.monotonic()
+        try:
+            yield
+        except (dist.DistError, RuntimeError) as error:
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
             raise self._why(time.monotonic() - began) from error
 
     def _why(self, waited: float) -> CalotypeError:
@@ -274,6 +304,16 @@ def _stack_on_request() -> str:
 
 
 _kept: list[Any] = []
+
+
+def _sockets() -> set[int]:
+    """The numbers under which this process has sockets open."""
+    found = set()
+    for file in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # the folder's own is closed by now
+            if stat.S_ISSOCK(os.fstat(int(file.name)).st_mode):
+                found.add(int(file.name))
+    return found
 
 
 def _bytes(word: bytes) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from calotype import faults
 from calotype.engine.doubling import Doubling
 from calotype.engine.parts import Options, Parts
-from calotype.engine.precision import Precision, backward
+from calotype.engine.precision import GradientNorm, Precision, backward
 from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree, merge
 from calotype.engine.survey import Survey
 from calotype.keys import key, seed_torch
@@ -28,6 +29,7 @@ class Gradients:
         self.parts, self.options, self.precision, self.world = parts, options, precision, parts.world
         self.task: Any = parts.task
         self.parameters: list[nn.Parameter] = [p for p in self.task.parameters() if p.requires_grad]
+        self.norm: Callable[[list[Tensor]], Tensor] = GradientNorm(self.parameters)
         keeps_buffers = options.shards > 1 or options.skip_nonfinite or options.split or bool(options.splits)
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
         self.first_shard = self.world.rank * (options.shards // self.world.size)
@@ -43,6 +45,14 @@ class Gradients:
         if self.options.shards > 1 or len(batch) > 1:  # a tail of one shard goes the way it goes by several processes
             return self._accumulate(batch, step, whole)
         return self.backward(0, batch[0], step, whole.counts)
+
+    def present(self) -> list[Tensor]:
+        """The gradients that are in place."""
+        return [gradient for p in self.parameters if (gradient := p.grad) is not None]
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within the context the whole weights are here."""
+        return nullcontext()
 
     def drop(self) -> None:
         """Undo a step that was not computed to its end."""

@@ -46,6 +46,7 @@ class Options:
     precision: int | str = 32
     shards: int = 1
     exact: bool = True
+    sharded: bool = False
     channels_last: bool = False
     clip: float | None = None
     skip_nonfinite: bool = False

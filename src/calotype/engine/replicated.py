@@ -64,7 +64,7 @@ class Replicated(Gradients):
         total, terms = torch.zeros((), device=self.options.device), dict[str, Term]()
         self.clear()
         for index, shard in enumerate(batch):
-            with nullcontext() if index == len(batch) - 1 else self.replica.no_sync():
+            with self.world.talking(), nullcontext() if index == len(batch) - 1 else self.replica.no_sync():
                 loss, found = self.one_pass(self.first_shard + index, shard, step, whole.counts)
             total += loss
             merge(terms, found)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from calotype.digest import Digest
 from calotype.engine.checkpoint import Checkpoint
 from calotype.engine.codec import encode
+from calotype.engine.divided import divided_like
 from calotype.engine.parts import LoopState, Parts
 from calotype.engine.precision import Precision
 from calotype.errors import CheckpointError
@@ -51,7 +52,7 @@ def load_exact(module: nn.Module, state: Mapping[str, Tensor], what: str) -> Non
         if last == EXTRA:  # the module made this tensor for the state dict; what it keeps is its own affair
             module.get_submodule(owner).set_extra_state(state[name])
         else:
-            tensor.copy_(state[name])
+            tensor.copy_(divided_like(state[name], tensor))
 
 
 @contextmanager
@@ -67,16 +68,26 @@ def borrowed(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Restore an optimizer. torch casts what it keeps of a parameter to the parameter's type; here it keeps its own."""
-    optimizer.load_state_dict(dict(state))
-    # the steps before the checkpoint count: torch would warn of a schedule that runs ahead of a fresh optimizer
-    optimizer._opt_called = True  # type: ignore[attr-defined]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
+    state = {**state, "state": dict(state["state"])}
+    for number, parameter in zip(numbers, parameters, strict=True):
+        if found := state["state"].get(number):
+            state["state"][number] = {name: _part(value, parameter) for name, value in found.items()}
+    optimizer.load_state_dict(state)
+    # the steps before the checkpoint count: torch would warn of a schedule that runs ahead of a fresh optimizer
+    optimizer._opt_called = True  # type: ignore[attr-defined]
     for number, parameter in zip(numbers, parameters, strict=True):
         for name, value in state["state"].get(number, {}).items():
             restored = optimizer.state[parameter].get(name)
             if isinstance(value, Tensor) and isinstance(restored, Tensor) and restored.dtype != value.dtype:
                 optimizer.state[parameter][name] = value.to(restored.device)
+
+
+def _part(value: Any, parameter: Tensor) -> Any:
+    """What is kept of each element of a parameter, divided as the parameter is."""
+    each = isinstance(value, Tensor) and value.shape == parameter.shape
+    return divided_like(value, parameter) if each else value
 
 
 class Unsaved:
@@ -152,7 +163,9 @@ def restore(
     load_exact(parts.task.network, state["raw"] if parts.ema else model, "the network")  # 1. weights
     if parts.ema:
         parts.ema.load_state_dict(model)  # 2. their average
-    parts.task.load_state_dict(state["task"], strict=False)  # 3. the rest of the task
+    rest = rest_of_task(parts.task)
+    own_rest = {name: divided_like(value, rest[name]) for name, value in state["task"].items()}
+    parts.task.load_state_dict(own_rest, strict=False)  # 3. the rest of the task
     load_optimizer(parts.optimizer, state["optimizer"])  # 4. optimizer, with its learning rates
     if parts.scheduler is not None:
         parts.scheduler.load_state_dict(state["scheduler"])  # 5. schedule
@@ -191,11 +204,13 @@ def _missing(state: Any, own: Any, path: str = "") -> Iterator[str]:
 
 
 def digests(network: Mapping[str, Tensor], training: Mapping[str, Any]) -> dict[str, str]:
-    """A 64-bit digest, hex, of each tensor of the network and the training state, and of all that is no tensor."""
+    """A 64-bit digest, hex, of each tensor of the network and the training state, and of all that is no tensor.
+    Tensors that are with another process (`undivided`) are left out.
+    """
     tensors: dict[str, Tensor] = {}
     rest = encode(dict(training), tensors, "training")
     named = {f"network.{name}": tensor for name, tensor in network.items()} | tensors
-    result = {name: _digest(tensor) for name, tensor in named.items()}
+    result = {name: _digest(tensor) for name, tensor in named.items() if not tensor.is_meta}
     return result | {"training": Digest().add(json.dumps(rest, sort_keys=True, allow_nan=False)).hex()}
 
 

@@ -22,16 +22,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from calotype import faults
 from calotype.engine.checkpoint import Checkpoint, Checkpoints, from_bytes, to_bytes
+from calotype.engine.divided import undivided
 from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.gradients import Computed, Gradients
 from calotype.engine.memory import cut, fitting
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan, Reached
-from calotype.engine.precision import GradientNorm, Guard, Precision, clip, guarded_step
+from calotype.engine.precision import Guard, Precision, clip, guarded_step
 from calotype.engine.reduce import Buffers
 from calotype.engine.replicated import Replicated
 from calotype.engine.schedule import Warmup, momenta
+from calotype.engine.sharded import Sharded
 from calotype.engine.state import Unsaved, borrowed, digests, restore, training_state
 from calotype.engine.survey import Survey, joint_survey, survey
 from calotype.engine.watch import Watch, Watcher
@@ -63,14 +65,12 @@ class Trainer:
         self.state = LoopState()
         self.precision = Precision(options.precision, options.device)
         self.guard = Guard(self.precision, latched=not options.skip_nonfinite)
-        how = Gradients if options.exact or self.world.size == 1 else Replicated
+        how = Gradients if options.exact or self.world.size == 1 else Sharded if options.sharded else Replicated
         self.gradients = how(parts, options, self.precision)
-        self.parameters = self.gradients.parameters
         self.joint = self.world.size > 1
         self.surveyed = Survey({}, [], [])
         self.unsaved = Unsaved(self.task, parts.optimizer)
         self.warmup = Warmup(options.warmup_steps)
-        self.norm = GradientNorm(self.parameters)
         self.next_due = 0
         self.timed = plan.max_seconds is not None or plan.ends_at is not None
         # torch's own optimizers draw nothing, any other may
@@ -142,10 +142,10 @@ class Trainer:
         loss, terms = computed
         if self.profiled:
             self.spent("forward and backward")
-        gradients = [gradient for p in self.parameters if (gradient := p.grad) is not None]
+        gradients = self.gradients.present()
         if self.precision.scale is not None:
             self.precision.unscale(gradients)
-        norm = self.norm(gradients)
+        norm = self.gradients.norm(gradients)
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
         found_inf = self.guard.check(loss, norm)
@@ -307,7 +307,8 @@ class Trainer:
             return self.options.placed(shard)
 
         watch = self.watcher.watch()
-        with self.parts.ema.swapped() if self.parts.ema and split != "test" else nullcontext():
+        averaged = self.parts.ema.swapped() if self.parts.ema and split != "test" else nullcontext()
+        with averaged, self.gradients.gathered():
             measured = evaluate(self.task, loader, split, self.precision, place, watch)
         if measured is None:
             self._interrupt(self._who_asked(), save=self.state.ended is None)
@@ -366,11 +367,12 @@ class Trainer:
 
     def network_state(self) -> Mapping[str, Tensor]:
         """The weights that count: the average where one is kept."""
-        return self.parts.ema.state_dict() if self.parts.ema else self.task.network.state_dict()
+        own = self.parts.ema.state_dict() if self.parts.ema else self.task.network.state_dict()
+        return undivided(own, self.world)
 
     def training_state(self) -> dict[str, Any]:
         """Everything else of the run's state."""
-        return training_state(self.parts, self.precision, self.state)
+        return undivided(training_state(self.parts, self.precision, self.state), self.world)
 
     def _begin(self) -> bool:
         """The digests of the initial state, which is refused if no checkpoint could hold it; whether something is due
@@ -385,7 +387,7 @@ class Trainer:
         self.observer.event("digests", self.state.step, tensors=found)
         for rank, theirs in enumerate(self.world.gather(json.dumps(found).encode())):
             for name, digest in json.loads(theirs).items():
-                if found[name] != digest:
+                if found.get(name, digest) != digest:
                     raise CalotypeError(
                         f"process {rank} has another {name} than process {self.world.rank} at step {self.state.step}; "
                         "do all run the same code, packages and kind of processor?"
