@@ -107,6 +107,7 @@ class TrainerSettings:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Literal["auto"] | int = "auto"
     strategy: Literal["auto", "single", "ddp", "fsdp", "dp"] = "auto"
+    sync_batchnorm: bool = False
     timeout: str | int | float = "10m"
     shards: Literal["auto"] | int = "auto"
     reduce: Literal["auto", "exact", "fast"] = "auto"

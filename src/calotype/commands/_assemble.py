@@ -15,20 +15,25 @@ from typing import Any, Literal
 import torch
 
 from calotype.commands._limits import prepare
-from calotype.commands._skipped import Skipped, leave_out, told
+from calotype.commands._skipped import Skipped, leave_out
 from calotype.commands._start import Start
-from calotype.commands._text import count
 from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
 from calotype.config.check import check_processes
 from calotype.engine.averaging import EMA
+from calotype.engine.data_parallel import run_in_parallel
 from calotype.engine.device import set_up
 from calotype.engine.distributed import World
 from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
-from calotype.engine.precision import takes_found_inf
 from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
-from calotype.engine.setup import build_optimizer, check_batch_norm, check_network, own_generators
+from calotype.engine.setup import (
+    build_optimizer,
+    check_batch_norm,
+    check_network,
+    own_generators,
+    synchronise_batch_norm,
+)
 from calotype.engine.sharded import sharded
 from calotype.engine.weights import Loaded
 from calotype.errors import ConfigError, DataError
@@ -96,7 +101,7 @@ class Frozen:
         return cls(
             shards=world.size if trainer.shards == "auto" else trainer.shards,
             threads=max(1, _cores() // world.local_size) if trainer.threads == "auto" else trainer.threads,
-            reduce=("fast" if cuda or trainer.strategy == "fsdp" else "exact")
+            reduce=("fast" if cuda or trainer.strategy in ("fsdp", "dp") else "exact")
             if trainer.reduce == "auto"
             else trainer.reduce,
             deterministic="strict" if trainer.deterministic == "auto" else trainer.deterministic,
@@ -142,6 +147,7 @@ class Assembly:
     data: Data
     inexact: list[str] = field(default_factory=list)
     loaded: Loaded | None = None
+    strategy: str = "auto"
     profiler: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -165,8 +171,9 @@ def assemble(
     task, loaded = build_task(settings, device, data.classes, frozen.weights)
     data.foreign += _foreign_in(task, settings)
     check_tail(data.train.order, frozen, world)
-    if settings.trainer.on_oom == "split" and world.size > 1:
-        raise ConfigError("split is for one process; several would have to split together", key="trainer.on_oom")
+    _check_alone(settings.trainer, world)
+    if settings.trainer.sync_batchnorm:
+        synchronise_batch_norm(task, device)
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
     options = _options(settings, frozen, plan, device)
@@ -178,8 +185,16 @@ def assemble(
     notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
     notes += _normalized_otherwise(settings)
     notes += ["one process has nothing to share; trainer.strategy=fsdp changes nothing"] * (fsdp and world.size == 1)
-    profiler = settings.trainer.profiler
-    return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, profiler, notes)
+    strategy, profiler = settings.trainer.strategy, settings.trainer.profiler
+    return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, strategy, profiler, notes)
+
+
+def _check_alone(trainer: TrainerSettings, world: World) -> None:
+    """Raises ConfigError for what only one process can do."""
+    if world.size > 1 and trainer.strategy == "dp":
+        raise ConfigError("dp is one process with several devices; start one, or use ddp", key="trainer.strategy")
+    if world.size > 1 and trainer.on_oom == "split":
+        raise ConfigError("split is for one process; several would have to split together", key="trainer.on_oom")
 
 
 def check_tail(order: Any, frozen: Frozen, world: World) -> None:
@@ -300,6 +315,8 @@ def build_task(
     task.to(device)
     if trainer.channels_last:
         task.to(memory_format=torch.channels_last)
+    if trainer.strategy == "dp":
+        run_in_parallel(task.network)
     if trainer.compile:
         task.network.compile(**(trainer.compile if isinstance(trainer.compile, dict) else {}))
     return task, loaded
@@ -368,32 +385,4 @@ def _options(settings: Settings, frozen: Frozen, plan: Plan, device: torch.devic
         test=trainer.test,
         warn_on_disk=settings.checkpoint.on_error == "warn",
         split=trainer.on_oom == "split",
-    )
-
-
-def header(assembly: Assembly) -> dict[str, str]:
-    """What a run says of itself at its start."""
-    options, frozen = assembly.options, assembly.frozen
-    threads, shards = count(frozen.threads, "thread"), count(frozen.shards, "shard")
-    how = " by fsdp" if options.sharded else ""
-    lines = {
-        "exactness": f"exact: false ({'; '.join(assembly.inexact)})" if assembly.inexact else "bit-exact",
-        "device": f"{options.device}, precision {options.precision}, {threads}",
-        "arithmetic": f"{shards}, reduce {frozen.reduce}{how}, deterministic {frozen.deterministic}",
-        "data": ", ".join(f"{name} {len(source)}" for name, source in assembly.data.sources.items()),
-    }
-    if left_out := told(assembly.frozen.skipped):
-        lines["left out"] = left_out
-    if not takes_found_inf(assembly.parts.optimizer) and options.device.type == "cuda":
-        lines["guard"] = "this optimizer takes no found_inf: one wait for the device a step (fused=true has none)"
-    if assembly.loaded is not None:
-        lines["weights"] = _weights(assembly.loaded)
-    return lines
-
-
-def _weights(found: Loaded) -> str:
-    source = f"{found.entry} of {found.source}" if found.entry else found.source
-    return (
-        f"{len(found.loaded)} loaded, {len(found.reshaped)} of another shape, {len(found.skipped)} unused, "
-        f"{len(found.new)} new, from {source} (sha256 {found.sha256[:12]})"
     )

@@ -350,8 +350,8 @@ class _Job:
     quiet: bool
 
     def run(self, checkpoint: Checkpoint | None = None, *, replanned: bool = False) -> Result:
-        from calotype.commands._assemble import header
         from calotype.commands._execute import Execution
+        from calotype.commands._header import header
         from calotype.config.build import build
         from calotype.record import record as records
 

@@ -188,14 +188,19 @@ def _check_weights(module: ModuleSettings) -> None:
 def _check_devices(trainer: TrainerSettings) -> None:
     seconds(trainer.timeout, "trainer.timeout")
     devices, shards = trainer.devices, trainer.shards
-    if trainer.strategy == "dp":
-        raise ConfigError("dp is not available yet; use auto, ddp or fsdp", key="trainer.strategy")
-    if trainer.strategy == "fsdp":
-        _check_sharded(trainer)
+    if trainer.strategy in ("fsdp", "dp"):
+        _check_fast(trainer)
+    if trainer.sync_batchnorm and trainer.reduce == "exact":
+        raise ConfigError(
+            "statistics over all processes are no function of a shard, which reduce: exact adds; use fast",
+            key="trainer.sync_batchnorm",
+        )
     if not isinstance(devices, int) or devices == 1:
         return
     if devices < 1:
         raise ConfigError(f"{devices} is not allowed; allowed: auto, 1 or more", key="trainer.devices")
+    if trainer.strategy == "dp":
+        raise ConfigError(f"dp is one process, and trainer.devices is {devices}; use ddp", key="trainer.strategy")
     if trainer.strategy == "single":
         raise ConfigError(f"single is overruled by trainer.devices={devices}; use auto", key="trainer.strategy")
     check_processes(devices, devices if shards == "auto" else shards, exact=_is_exact(trainer))
@@ -214,7 +219,7 @@ def check_processes(devices: int, shards: int, *, exact: bool) -> None:
 
 def _is_exact(trainer: TrainerSettings) -> bool:
     """Whether that is certain; on a machine with CUDA `auto` is not."""
-    certain = trainer.accelerator == "cpu" and trainer.strategy != "fsdp"
+    certain = trainer.accelerator == "cpu" and trainer.strategy not in ("fsdp", "dp")
     return trainer.reduce == "exact" or (trainer.reduce == "auto" and certain)
 
 
@@ -228,24 +233,27 @@ def _check_power(key: str, number: int) -> None:
         )
 
 
-def _check_sharded(trainer: TrainerSettings) -> None:
-    """What doesn't go with torch's FSDP, or was never tried with it."""
+def _check_fast(trainer: TrainerSettings) -> None:
+    """What doesn't go with torch's FSDP or DataParallel, or was never tried with it."""
+    fsdp, name = trainer.strategy == "fsdp", trainer.strategy
+    adds = "parts of them" if fsdp else "those of each device"
     refused = {
-        "reduce": (trainer.reduce == "exact", "exact adds whole gradients as a tree, fsdp parts of them; use fast"),
-        "on_oom": (trainer.on_oom == "split", "split tries a shard in one process, where fsdp has no whole weights"),
-        "channels_last": (trainer.channels_last, "fsdp divides weights row by row"),
-        "compile": (bool(trainer.compile), "compile is not available with fsdp yet"),
+        "reduce": (trainer.reduce == "exact", f"exact adds whole gradients as a tree, {name} {adds}; use fast"),
+        "on_oom": (trainer.on_oom == "split" and fsdp, "split tries a shard in one process, fsdp has parts of weights"),
+        "channels_last": (trainer.channels_last and fsdp, "fsdp divides weights row by row"),
+        "compile": (bool(trainer.compile), f"compile is not available with {name} yet"),
+        "sync_batchnorm": (trainer.sync_batchnorm and not fsdp, "statistics are over processes, and dp is one"),
     }
-    for name, (wrong, reason) in refused.items():
+    for key, (wrong, reason) in refused.items():
         if wrong:
-            raise ConfigError(f"{reason}, or trainer.strategy=ddp", key=f"trainer.{name}")
+            raise ConfigError(f"{reason}, or trainer.strategy=ddp", key=f"trainer.{key}")
 
 
 def _check_shards(trainer: TrainerSettings, data: DataSettings) -> None:
     shards = trainer.shards
     if not isinstance(shards, int):
         return
-    if trainer.reduce != "fast" and trainer.strategy != "fsdp":
+    if trainer.reduce != "fast" and trainer.strategy not in ("fsdp", "dp"):
         _check_power("trainer.shards", shards)
     if data.batch_size < shards:
         raise ConfigError(f"a batch of {data.batch_size} can't be cut into {shards} shards", key="data.batch_size")

@@ -114,3 +114,15 @@ def check_batch_norm(task: nn.Module, smallest_shard: int) -> None:
             "raise data.batch_size, lower trainer.shards or set data.drop_last=true",
             key="data.batch_size",
         )
+
+
+def synchronise_batch_norm(task: Any, device: torch.device) -> None:
+    """Have batch norm in the task's network take its statistics over all processes, by torch's SyncBatchNorm. Raises
+    ConfigError where torch has none.
+    """
+    if device.type != "cuda":
+        raise ConfigError(
+            "torch's SyncBatchNorm is for CUDA alone; leave it out here, or use GroupNorm, which needs no other sample",
+            key="trainer.sync_batchnorm",
+        )
+    task.network = nn.SyncBatchNorm.convert_sync_batchnorm(task.network)  # type: ignore[no-untyped-call]
