@@ -13,7 +13,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env train tests tests-long slurm guarantees check format clear bench-loop bench-data bench-scale
+.PHONY: help env train tests tests-long debian guarantees check format clear bench-loop bench-data bench-scale
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -30,9 +30,10 @@ tests: env  ## the whole suite but the tests marked long
 tests-long: env  ## every test; one skipped for want of something installable fails
 	$(BIN)/python -m pytest -n 2 -m "" -rs --no-skips $(ARGS)
 
-slurm:  ## install Debian's Slurm, which some of the long tests run throw-away (needs root)
-	@for program in sbatch slurmctld slurmd munged; do \
-	    PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null || exec apt-get install -y --no-install-recommends slurm-wlm munge; \
+debian:  ## install the Debian packages of some long tests: Slurm, iproute2 (needs root)
+	@for program in sbatch slurmctld slurmd munged ip; do \
+	    PATH="$$PATH:/usr/sbin:/sbin" command -v $$program >/dev/null || \
+	        exec apt-get install -y --no-install-recommends slurm-wlm munge iproute2; \
 	done
 
 guarantees: env  ## run the tests that hold Calotype to its promises, write docs/guarantees.md

@@ -92,7 +92,7 @@ class Slurm:
 def cluster(folder: Path) -> Iterator[Slurm]:
     """A running cluster; afterwards nothing of it is left. Skips the test where it can't be had."""
     if absent := [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]:
-        pytest.skip(f"{', '.join(absent)} are absent; `make slurm` installs them")
+        pytest.skip(f"{', '.join(absent)} are absent; `make debian` installs them")
     if os.geteuid() != 0:
         pytest.skip("not installable: two machines on one take root")
     slurm, host = Slurm(folder), socket.gethostname().split(".")[0]

@@ -1,7 +1,7 @@
 """Two nodes, each with a network, a name and a temporary folder of its own, and the link between them: network
 namespaces with a veth pair. Nothing is shared but code and data.
 
-Needs iproute2 (Debian, Ubuntu: apt install iproute2) and the right to make namespaces, as root has it.
+Needs iproute2 (`make debian`) and the right to make namespaces, as root has it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def kill(pids: str) -> None:
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Node]]:
     if shutil.which("ip") is None:
-        pytest.skip("needs iproute2 (Debian, Ubuntu: apt install iproute2)")
+        pytest.skip("iproute2 is absent; `make debian` installs it")
     with ExitStack() as stack:
         folders = [stack.enter_context(TemporaryDirectory(prefix="node-")) for _ in range(2)]
         found = [Node(number, tmp_path / f"node-{number}", folder) for number, folder in enumerate(folders)]

@@ -8,7 +8,6 @@ comes back as it was said, so the loop has one way for both where that costs a s
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import json
 import os
@@ -16,6 +15,7 @@ import signal
 import socket
 import stat
 import tempfile
+import threading
 import time
 import traceback
 import uuid
@@ -78,7 +78,7 @@ class World:
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         found = cls(rank, size, local_rank, local_size, store, patience.total_seconds())
         found._lines = _sockets() - before
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "stack": _stack_on_request()}
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "here": _here(), "stack": _stack_on_request()}
         store.set(f"calotype/process/{rank}", json.dumps(about))
         return found
 
@@ -209,7 +209,17 @@ class World:
             raise self._why(time.monotonic() - began) from error
 
     def _why(self, waited: float) -> CalotypeError:
-        """What ended the talk after so many seconds: a failure that was told, or who is not there any more."""
+        """What ended the talk after so many seconds: a failure that was told, or who is not there any more.
+
+        A store behind a cut link answers nothing, and most of its calls know no timeout.
+        """
+        found: list[CalotypeError] = []
+        asking = threading.Thread(target=lambda: found.append(self._found_out(waited)), daemon=True)
+        asking.start()
+        asking.join(3 * GRACE)
+        return found[0] if found else self._alone()
+
+    def _found_out(self, waited: float) -> CalotypeError:
         with suppress(dist.DistError, RuntimeError):
             if failure := self._told_failure():
                 return failure
@@ -218,6 +228,9 @@ class World:
                 return failure
             lost = " and ".join(missing) or "the connection to another process"
             return PeerLost(f"{lost} was lost in step {self.step}; {CONTINUE}")
+        return self._alone()
+
+    def _alone(self) -> PeerLost:
         return PeerLost(f"process 0, or what launched it, was lost in step {self.step}; {CONTINUE}")
 
     def _told_failure(self) -> CalotypeError | None:
@@ -250,7 +263,7 @@ class World:
         """Where a process runs that doesn't answer, and what of it is known; None if it may be busy."""
         about = json.loads(self.store.get(f"calotype/process/{rank}"))
         name = f"pid {about['pid']} on {about['host']}"
-        if about["host"] != socket.gethostname():
+        if about["here"] != _here():
             return name
         try:
             os.kill(about["pid"], ON_REQUEST if long else 0)
@@ -294,13 +307,23 @@ def _follow(store: Any, rank: int) -> tuple[Any, timedelta]:
     return PrefixStore(name, store), timedelta(seconds=float(timeout))
 
 
+def _here() -> str:
+    """What processes have in common that can send each other signals: one machine since it was started, one numbering.
+    Their own number where that can't be known.
+    """
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+    return str(os.getpid())
+
+
 def _stack_on_request() -> str:
-    """Have this process write where it is into a file when it gets a signal, even while it hangs; the file."""
-    file = tempfile.NamedTemporaryFile(prefix="calotype-stack-", delete=False)  # noqa: SIM115 - open as long as we are
+    """Have this process write where it is into a file when it gets a signal, even while it hangs; the file, which has
+    no name but the one that Linux gives it.
+    """
+    file = tempfile.TemporaryFile(prefix="calotype-stack-")  # noqa: SIM115 - open as long as we are
     faulthandler.register(ON_REQUEST, file=file, all_threads=False)
     _kept.append(file)
-    atexit.register(Path(file.name).unlink, missing_ok=True)
-    return file.name
+    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 _kept: list[Any] = []
