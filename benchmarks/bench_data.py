@@ -17,9 +17,7 @@ The table goes to stderr, one JSON object to stdout.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -35,6 +33,7 @@ from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
 from benchmarks import photos
+from benchmarks.report import tell
 from calotype.data.folder import ImageFolder
 from calotype.data.loader import ShardReader, train_loader
 from calotype.settings import DataSettings
@@ -179,18 +178,12 @@ def main() -> None:
             rows += measure(root, workers, arguments.rounds, arguments.batches, names)
     sys.stderr.write(f"{arguments.images} JPEGs of 500 x 375, {size} KB\n{table(rows)}\n")
     result = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
         "jpeg_kb": size,
         "rounds": arguments.rounds,
         "images_per_round": arguments.batches * BATCH,
         "peers": rows,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    tell(result, arguments.json)
 
 
 if __name__ == "__main__":

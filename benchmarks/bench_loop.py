@@ -13,8 +13,6 @@ waits for the device between two log points are counted. The table goes to stder
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 from collections.abc import Mapping
@@ -28,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.calotype_loop import calotype
 from benchmarks.peers import PEERS, Job, Peer, make_batches, make_network, make_optimizer, quiet
+from benchmarks.report import tell
 from benchmarks.turns import Stream, Turns, Window, run_in_turns
 
 # name: (width of the network, side of the image, batch size)
@@ -163,16 +162,10 @@ def main() -> None:
     peers = {name: peer for name, peer in ALL.items() if name in {"bare", *(arguments.only or ALL)}}
     sizes = list(SIZES) if arguments.size == "all" else [arguments.size]
     result = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "results": [run(size, arguments.rounds, arguments.copies, peers) for size in sizes],
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    tell(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -25,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import resnet18
 
+from benchmarks.report import tell
 from calotype.engine.checkpoint import Checkpoints, Elsewhere
 from calotype.engine.device import keep_memory
 from calotype.engine.distributed import World
@@ -96,7 +95,6 @@ class _Loader:
                 self.tick()
             ids = np.arange(len(labels), dtype=np.int64)
             yield [Shard(ids, {"image": images, "label": labels}, bytes(16))]
-        self.tick()
 
 
 def ours(reduce: str, world: World, steps: int, tick: Callable[[], None]) -> None:
@@ -108,8 +106,7 @@ def ours(reduce: str, world: World, steps: int, tick: Callable[[], None]) -> Non
         logs = JsonLines(Path(folder, "journal.jsonl")), JsonLines(Path(folder, "clock.jsonl"))
         observer = Observer(*logs, Mirrors([], lambda text: None))
         here = Checkpoints(Path(folder)) if world.first else Elsewhere(keep_best=0, maximise=False)
-        here.folder = Path(folder)
-        # one more than there are, so that no checkpoint is timed
+        # the checkpoint is written after the last step, whose end no tick marks
         plan = Plan(steps, steps, None, None, None, None, 10)
         Trainer(parts, options, plan, observer, here).fit()
         for log in logs:
@@ -131,8 +128,7 @@ def job(kind: str, steps: int) -> None:
     plain(world, steps, tick) if kind == "plain" else ours(kind, world, steps, tick)
     if world.first:
         print(json.dumps([later - earlier for earlier, later in zip(ticks[WARM:], ticks[WARM + 1 :], strict=False)]))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    world.leave()
 
 
 def run(kind: str, size: int, steps: int) -> float:
@@ -175,17 +171,11 @@ def main() -> None:
         rows.append({"job": name, "seconds": round(statistics.median(found), 4), "ratio": round(ratio, 3)})
         sys.stderr.write(f"{name:30}{rows[-1]['seconds']:>9.4f} s a step{ratio:>8.3f}\n")
     result = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
         "rounds": arguments.rounds,
         "network": f"resnet18, {SIDE} px, batch {BATCH}",
         "jobs": rows,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
+    tell(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,15 +94,21 @@ def _run(function: Callable[..., Any], args: tuple[Any, ...], env: dict[str, str
     sys.exit(code)
 
 
-def together(size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Outcome]:
+def together(
+    size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout: float = 120,
+    only: Mapping[int, Mapping[str, str]] | None = None,
+) -> list[Outcome]:
     """Run `function(*args)` as so many processes of one run, started as torchrun starts them; how each ended, by
-    rank. A plan of faults is for one of them: `2/after_step@3` for the third.
+    rank. A plan of faults is for one of them: `2/after_step@3` for the third; `only` is environment of some alone.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
     common["LOCAL_WORLD_SIZE"] = str(size)
-    envs = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    envs = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank), **(only or {}).get(rank, {})} for rank in range(size)]
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(lambda env: call(function, *args, timeout=timeout, env=env), envs))
 

@@ -43,6 +43,14 @@ def test_under_exact_the_run_stops_and_names_what_fits(room: int, fits: int, par
     assert harness.status(sorted(runs.glob("*/*"))[0])["exit_code"] == harness.INTERRUPTED
 
 
+def test_where_one_of_several_processes_has_no_room_all_stop(parity_root: Path, tmp_path: Path) -> None:
+    path, runs = config(parity_root, tmp_path, shards=2, max_epochs=3)
+    outcomes = harness.together(2, harness.train, path, only={1: {ROOM: "2"}})
+    assert [outcome.code for outcome in outcomes] == [harness.INTERRUPTED] * 2, outcomes
+    assert "process 1 at step 0: step 0 doesn't fit into memory; it does with trainer.shards=4, " in outcomes[0].error
+    assert harness.status(harness.only_run(runs))["exit_code"] == harness.INTERRUPTED
+
+
 def test_not_even_one_sample(parity_root: Path, tmp_path: Path) -> None:
     path, _ = config(parity_root, tmp_path, reduce="fast", on_oom="split")
     outcome = harness.call(harness.train, path, env={ROOM: "0"})

@@ -183,7 +183,6 @@ def assemble(
     parts = _parts(settings, task, plan, data, world)
     inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
     notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
-    notes += _normalized_otherwise(settings)
     notes += ["one process has nothing to share; trainer.strategy=fsdp changes nothing"] * (fsdp and world.size == 1)
     strategy, profiler = settings.trainer.strategy, settings.trainer.profiler
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, strategy, profiler, notes)
@@ -320,13 +319,6 @@ def build_task(
     if trainer.compile:
         task.network.compile(**(trainer.compile if isinstance(trainer.compile, dict) else {}))
     return task, loaded
-
-
-def _normalized_otherwise(settings: Settings) -> list[str]:
-    """What to tell of a task that normalises its images, and not as its first weights are used to."""
-    start = Start.of(settings.module)
-    note = start.normalized_otherwise(settings.task["normalize"]) if start and "normalize" in settings.task else None
-    return [note] if note else []
 
 
 def _parts(settings: Settings, task: Any, plan: Plan, data: Data, world: World) -> Parts:

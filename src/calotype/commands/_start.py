@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.commands._model import chosen
+from calotype.config.build import split_settings
 from calotype.config.compose import compose
 from calotype.config.published import Published, is_published, published
 from calotype.engine.weights import Loaded, take_over
@@ -143,13 +144,17 @@ def _anchored(source: str, folder: Path, *, own: bool) -> str:
 
 
 def other_inputs(tree: Mapping[str, Any]) -> list[str]:
-    """In what images are normalised otherwise than in the run whose weights `module.init_from` takes, a line each;
-    none for weights that are no run's. The weights fit all the same, so nothing else would tell.
+    """In what images are normalised otherwise than those that the first weights were trained on, a line each; none
+    where that isn't known. The weights fit all the same, so nothing else would tell.
     """
-    start = tree["module"].get("init_from")
+    module, task = split_settings(tree["module"], ModuleSettings, "module")
+    start = Start.of(module)
     if start is None:
         return []
-    run = RunFolder(Path(start["path"] if isinstance(start, Mapping) else start).parent.parent)
+    if start.name == "weights":
+        note = start.normalized_otherwise(task["normalize"]) if "normalize" in task else None
+        return [note] if note else []
+    run = RunFolder(Path(start.source).parent.parent)
     if not (run.path / "record.json").is_file():
         return []
     then, now = _normalised(compose([str(run.path / "config.yaml")]).tree), _normalised(tree)
