@@ -91,8 +91,10 @@ def test_any_number_of_processes_gives_the_same_bits(
     ("plans", "size"),
     [
         ([(2, "1/after_step@3"), (4, "2/in_backward@5")], 1),
-        ([(2, "0/mid_write@20"), (1, "0/after_step@3:SIGTERM")], 4),
-        ([(4, "3/after_step@4:SIGTERM"), (2, "1/in_val@3"), (4, "0/in_val@2:SIGUSR1")], 2),
+        pytest.param([(2, "0/mid_write@20"), (1, "0/after_step@3:SIGTERM")], 4, marks=pytest.mark.long),
+        pytest.param(
+            [(4, "3/after_step@4:SIGTERM"), (2, "1/in_val@3"), (4, "0/in_val@2:SIGUSR1")], 2, marks=pytest.mark.long
+        ),
         ([(2, "0/before_pointer@3"), (2, "1/in_val@2:SIGTERM")], 2),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "+".join(f"{size}x{plan}" for size, plan in value),
@@ -163,7 +165,7 @@ FAST: dict[str, Any] = {"trainer": {"reduce": "fast", "shards": 4}}
 @pytest.mark.guarantee(
     "Under reduce=fast a resume on as many processes is exact too", condition="CPU, DDP; 2, 3 and 4 processes"
 )
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [3, *(pytest.param(size, marks=pytest.mark.long) for size in (2, 4))])
 @pytest.mark.parametrize("task", ["classification", pytest.param("segmentation", marks=pytest.mark.long)])
 def test_ddp_resumes_exactly(task: str, size: int, root_of: dict[str, Path], tmp_path: Path) -> None:
     """torch's DDP alone does not, with three processes and more."""

@@ -55,7 +55,14 @@ def test_a_run_by_two_processes(how: str, parity_root: Path, tmp_path: Path) -> 
     "SIGTERM and SIGUSR1 stop all processes of a run after the same step, with a checkpoint",
     condition="sent to torchrun or to the process that started the others; loader workers are no orphans",
 )
-@pytest.mark.parametrize(("how", "number"), [("devices", "SIGTERM"), ("devices", "SIGUSR1"), ("torchrun", "SIGTERM")])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        ("devices", "SIGTERM"),
+        pytest.param("devices", "SIGUSR1", marks=pytest.mark.long),
+        pytest.param("torchrun", "SIGTERM", marks=pytest.mark.long),
+    ],
+)
 def test_asked_to_stop(how: str, number: str, parity_root: Path, tmp_path: Path) -> None:
     tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 5000}, data={"workers": 1})
     config = write(tree, tmp_path / "config.yaml")
@@ -84,7 +91,7 @@ def test_asked_to_stop(how: str, number: str, parity_root: Path, tmp_path: Path)
     ("how", "numbers", "code"),
     [
         ("devices", ["SIGKILL"], -9),
-        ("devices", ["SIGINT", "SIGINT"], 130),
+        pytest.param("devices", ["SIGINT", "SIGINT"], 130, marks=pytest.mark.long),
         pytest.param("devices", ["SIGTERM", "SIGTERM"], 75, marks=pytest.mark.long),
         pytest.param("torchrun", ["SIGKILL"], -9, marks=pytest.mark.long),
     ],
@@ -113,8 +120,15 @@ def test_what_started_the_others_leaves_at_once(
     assert len(harness.lines(run)) == done + 2
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("how", STARTS)
+@pytest.mark.parametrize(
+    ("how", "rank"),
+    [
+        ("devices", 0),
+        ("torchrun", 1),
+        pytest.param("devices", 1, marks=pytest.mark.long),
+        pytest.param("torchrun", 0, marks=pytest.mark.long),
+    ],
+)
 def test_a_process_is_killed(how: str, rank: int, parity_root: Path, tmp_path: Path) -> None:
     tree = toy("classification", parity_root, tmp_path / "runs", trainer={"max_epochs": 5000}, data={"workers": 1})
     config = write(tree, tmp_path / "config.yaml")
@@ -141,7 +155,12 @@ def test_a_process_is_killed(how: str, rank: int, parity_root: Path, tmp_path: P
         (["trainer.devices=3", "trainer.accelerator=cpu"], 2, "trainer.devices: 3 is no power of two"),
         (["trainer.devices=2", "trainer.shards=1"], 2, "2 processes can't share 1 shards evenly"),
         (["trainer.devices=2", "paths.data=/nowhere"], 3, "/nowhere"),
-        (["trainer.devices=2", "trainer.reduce=fast", "trainer.on_oom=split"], 2, "trainer.on_oom: split is for one"),
+        pytest.param(
+            ["trainer.devices=2", "trainer.reduce=fast", "trainer.on_oom=split"],
+            2,
+            "trainer.on_oom: split is for one",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_mistake_is_told_once(arguments: list[str], code: int, told: str, parity_root: Path, tmp_path: Path) -> None:
@@ -156,8 +175,8 @@ def test_a_mistake_is_told_once(arguments: list[str], code: int, told: str, pari
 
 def test_what_all_fail_with_is_told_once(parity_root: Path, tmp_path: Path) -> None:
     """And has its own exit code, though what launched the processes ends them as soon as one has left."""
-    tree = toy("classification", parity_root, tmp_path / "runs", module={"optimizer": {"lr": 1e30}})
-    with started("devices", write(tree, tmp_path / "config.yaml")) as child:
+    config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
+    with started("devices", config, "module.optimizer.lr=1e30") as child:
         _, stderr = child.communicate(timeout=120)
     assert child.returncode == 1, stderr
     assert stderr.count("nothing was updated by it or after it") == 1 and "Traceback" not in stderr, stderr
@@ -186,7 +205,9 @@ def test_from_python(parity_root: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert (out, err) == ("", "")
 
 
-@pytest.mark.guarantee("`calotype verify --devices W` proves by several processes what one computed")
+@pytest.mark.guarantee(
+    "`calotype verify --devices W` proves by several processes what one computed", condition="trainer.reduce=exact"
+)
 def test_verified_by_two(parity_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In two stretches, the second in fresh objects from what the first saved."""
     config = write(toy("classification", parity_root, tmp_path / "runs", trainer={"shards": 4}), tmp_path / "c.yaml")

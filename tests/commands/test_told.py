@@ -12,7 +12,8 @@ import torch
 
 import calotype
 from calotype import cli
-from calotype.commands._assemble import assemble, header
+from calotype.commands._assemble import assemble
+from calotype.commands._header import header
 from calotype.commands.evaluate import check_target
 from calotype.commands.verify import verify
 from calotype.config.compose import compose

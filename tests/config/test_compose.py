@@ -232,9 +232,17 @@ def test_a_short_file_gets_the_rest_from_the_defaults(elsewhere: Path) -> None:
 
 def test_the_digest_is_of_what_is_computed() -> None:
     base = compose(["experiment=mnist"])
-    for same in (["paths.data=/elsewhere"], ["paths.runs=other"], ["tracking=null"], ["trainer.max_epochs=10"]):
+    for same in (
+        ["paths.data=/elsewhere"],
+        ["paths.runs=other"],
+        ["tracking=null"],
+        ["trainer.max_epochs=10"],
+        ["data.workers=3"],
+        ["trainer.devices=2"],
+        ["+vars.x=1"],
+    ):
         assert compose(["experiment=mnist", *same]).digest() == base.digest(), same
-    for other in (["seed=1"], ["data.workers=3"], ["data.root=/elsewhere"], ["+vars.x=1"], ["trainer.max_epochs=11"]):
+    for other in (["seed=1"], ["data.root=/elsewhere"], ["trainer.max_epochs=11"], ["trainer.shards=2"]):
         assert compose(["experiment=mnist", *other]).digest() != base.digest(), other
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calotype.commands._arguments import add_config_dir, describe_groups
-from calotype.config.check import check_schema, load_and_check
-from calotype.config.compose import Config, compose
+from calotype.config.check import check_processes, load_and_check
+from calotype.config.compose import Config
 from calotype.errors import ConfigError, UsageError
 from calotype.files import replace_file
 
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
         tuple(args.sbatch),
     )
     job.check()
-    _check_processes(config, job, args)
+    _check_processes(config, job)
     arguments = [*(f"--config-dir={folder}" for folder in args.config_dir), *args.overrides]
     text = script(job, str(config.tree["experiment"]), arguments)
     if args.output is None:
@@ -184,18 +184,17 @@ def script(job: Job, name: str, arguments: list[str]) -> str:
     )
 
 
-def _check_processes(config: Config, job: Job, args: argparse.Namespace) -> None:
-    """Raises ConfigError where the config can't be computed by so many processes. On GPUs the default is
-    `reduce: fast`, which divides by any number.
-    """
+def _check_processes(config: Config, job: Job) -> None:
+    """Raises ConfigError where the config can't be computed by so many processes."""
     total, trainer = job.nodes * job.devices, config.tree["trainer"]
     if trainer.get("devices", "auto") not in ("auto", total):
         raise ConfigError(
             f"{trainer['devices']}, and the job has {total} (--nodes times --devices); leave it at auto",
             key="trainer.devices",
         )
-    if not job.gpus or trainer.get("reduce", "auto") == "exact":
-        check_schema(compose([*args.overrides, f"trainer.devices={total}"], config_dirs=args.config_dir))
+    shards, adds_fast = trainer["shards"], job.gpus or trainer["strategy"] in ("fsdp", "dp")
+    exact = trainer["reduce"] == "exact" or (trainer["reduce"] == "auto" and not adds_fast)
+    check_processes(total, total if shards == "auto" else shards, exact=exact)
 
 
 def _seconds(time: str) -> int:

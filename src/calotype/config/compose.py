@@ -89,7 +89,7 @@ class Config:
 def _computed(node: Mapping[str, Any], key: str = "") -> dict[str, Any]:
     """The tree without the keys of NEUTRAL."""
     named = ((name, value, f"{key}.{name}" if key else name) for name, value in node.items())
-    kept = ((name, value, place) for name, value, place in named if not place.startswith(NEUTRAL))
+    kept = ((name, value, place) for name, value, place in named if not f"{place}.".startswith(NEUTRAL))
     return {name: _computed(value, place) if isinstance(value, Mapping) else value for name, value, place in kept}
 
 
