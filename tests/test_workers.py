@@ -207,4 +207,4 @@ def test_fast_can_do_without_a_tail_only(root_of: dict[str, Path], tmp_path: Pat
     path, _ = written(tmp_path, "classification", root_of["classification"], **FAST, **KINDS["tail"])
     outcomes = harness.together(2, harness.train, path)
     assert [found.code for found in outcomes] == [2, 2]
-    assert "data.drop_last: the last batch of an epoch has no sample for each of 2 processes" in outcomes[0].error
+    assert "data.drop_last: the last batch of an epoch has fewer samples than trainer.shards" in outcomes[0].error

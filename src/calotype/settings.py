@@ -29,7 +29,6 @@ NEUTRAL = (
     "data.prefetch",
     "data.timeout",
     "trainer.devices",
-    "trainer.strategy",
     "trainer.timeout",
     "trainer.log_every_n_steps",
     "trainer.profiler",

@@ -113,6 +113,7 @@ def test_what_is_asked_for_by_default(capsys: pytest.CaptureFixture[str], tmp_pa
         (["--devices", "3"], "3 is no power of two"),
         (["--nodes", "2", "--devices", "4", "trainer.shards=4"], "8 processes can't share 4 shards evenly"),
         (["--gpus", "--devices", "3", "trainer.reduce=exact"], "3 is no power of two"),
+        (["--devices", "2", "--gpus", "trainer.strategy=dp"], "dp is one process, and 2 are wanted"),
         (["trainer.max_epoch=3"], "did you mean trainer.max_epochs"),
         (["module.network._target_=calotype.models.nothing"], "module.network"),
         (["--node", "2"], "did you mean --nodes?"),

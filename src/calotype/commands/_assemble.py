@@ -19,7 +19,7 @@ from calotype.commands._skipped import Skipped, leave_out
 from calotype.commands._start import Start
 from calotype.config.build import build, locate, split_settings
 from calotype.config.build import settings as read_settings
-from calotype.config.check import check_processes
+from calotype.config.check import check_alone, check_processes
 from calotype.engine.averaging import EMA
 from calotype.engine.data_parallel import run_in_parallel
 from calotype.engine.device import set_up
@@ -163,6 +163,7 @@ def assemble(
     if not begins:
         settings = settings.begun()
     frozen = frozen or Frozen.of(settings.trainer, world)
+    check_alone(settings.trainer, world.size)
     check_processes(world.size, frozen.shards, exact=frozen.reduce == "exact")
     device = set_up(frozen.accelerator, frozen.threads, frozen.deterministic, world.local_rank)
     part = (world.rank, world.size)
@@ -171,9 +172,10 @@ def assemble(
     task, loaded = build_task(settings, device, data.classes, frozen.weights)
     data.foreign += _foreign_in(task, settings)
     check_tail(data.train.order, frozen, world)
-    _check_alone(settings.trainer, world)
     if settings.trainer.sync_batchnorm:
         synchronise_batch_norm(task, device)
+    if settings.trainer.strategy == "dp" and device.type == "cuda":
+        run_in_parallel(task.network)
     check_batch_norm(task, data.train.order.smallest_shard())
     plan = Plan.of(settings.trainer, settings.checkpoint, data.train.steps_per_epoch)
     options = _options(settings, frozen, plan, device)
@@ -188,21 +190,13 @@ def assemble(
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, strategy, profiler, notes)
 
 
-def _check_alone(trainer: TrainerSettings, world: World) -> None:
-    """Raises ConfigError for what only one process can do."""
-    if world.size > 1 and trainer.strategy == "dp":
-        raise ConfigError("dp is one process with several devices; start one, or use ddp", key="trainer.strategy")
-    if world.size > 1 and trainer.on_oom == "split":
-        raise ConfigError("split is for one process; several would have to split together", key="trainer.on_oom")
-
-
 def check_tail(order: Any, frozen: Frozen, world: World) -> None:
-    """Raises ConfigError for a tail batch in which a process would have no shard, which torch's DDP can't do."""
-    first_of_last = (world.size - 1) * (frozen.shards // world.size)
-    if frozen.reduce == "fast" and order.size(order.steps_per_epoch - 1) <= first_of_last:
+    """Raises ConfigError for a tail batch in which a process would have fewer shards than another: what torch's DDP
+    and FSDP2 exchange in a pass would find nobody.
+    """
+    if frozen.reduce == "fast" and world.size > 1 and order.size(order.steps_per_epoch - 1) < frozen.shards:
         raise ConfigError(
-            f"the last batch of an epoch has no sample for each of {world.size} processes; drop it, or set "
-            "trainer.reduce=exact",
+            "the last batch of an epoch has fewer samples than trainer.shards; drop it, or set trainer.reduce=exact",
             key="data.drop_last",
         )
 
@@ -314,8 +308,6 @@ def build_task(
     task.to(device)
     if trainer.channels_last:
         task.to(memory_format=torch.channels_last)
-    if trainer.strategy == "dp":
-        run_in_parallel(task.network)
     if trainer.compile:
         task.network.compile(**(trainer.compile if isinstance(trainer.compile, dict) else {}))
     return task, loaded

@@ -20,7 +20,7 @@ from calotype.engine.checkpoint import Checkpoint, Checkpoints, Elsewhere
 from calotype.engine.observe import Mirrors, Observer
 from calotype.engine.profile import profiler
 from calotype.engine.trainer import Trainer
-from calotype.errors import CONTINUE, CTRL_C, CalotypeError, Interrupted, RunFolderError
+from calotype.errors import CTRL_C, CalotypeError, Interrupted, RunFolderError
 from calotype.record.folder import RunFolder
 from calotype.record.journal import CLOCK, JOURNAL, JsonLines, end_line
 from calotype.types import Shard, Tracker
@@ -171,10 +171,6 @@ class Execution:
                 self._status(trainer, "interrupted", CTRL_C, started, str(error))
             Messages(self.folder, quiet=self.quiet)(str(error))
             raise KeyboardInterrupt from error
-        if isinstance(error, KeyboardInterrupt) and signals.asked() not in (None, "SIGINT"):
-            at_once = Interrupted(f"stopped at once by a second signal; {CONTINUE}")
-            self._status(trainer, "interrupted", at_once.exit_code, started, at_once.message)
-            raise at_once from error
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         code = CTRL_C if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
         message = str(error) if isinstance(error, CalotypeError) else f"{type(error).__name__}: {error}"

@@ -109,14 +109,7 @@ def changes(
     if assembly.frozen.reduce == "fast" and before != devices:
         told = f"processes: {before} -> {devices}, which trainer.reduce=fast adds in another order"
         parts["machine"] = [*parts.get("machine", []), told]
-    if assembly.frozen.reduce == "fast" and before == devices > 1 and _strategy(was) != _strategy(config):
-        told = f"strategy: {_strategy(was)} -> {_strategy(config)}, which adds in another order"
-        parts["machine"] = [*parts.get("machine", []), told]
     return {part: texts for part, texts in parts.items() if texts}
-
-
-def _strategy(config: Config) -> str:
-    return "fsdp" if config.tree["trainer"].get("strategy") == "fsdp" else "ddp"
 
 
 def _weights(record: Mapping[str, Any], assembly: Assembly) -> list[str]:

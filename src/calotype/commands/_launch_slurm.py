@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calotype.commands._arguments import add_config_dir, describe_groups
-from calotype.config.check import check_processes, load_and_check
+from calotype.config.build import settings
+from calotype.config.check import check_alone, check_processes, load_and_check
 from calotype.config.compose import Config
 from calotype.errors import ConfigError, UsageError
 from calotype.files import replace_file
+from calotype.settings import TrainerSettings
 
 HELP = """Write the sbatch script of a training; it goes on by itself after every time limit until it is done.
 
@@ -194,6 +196,7 @@ def _check_processes(config: Config, job: Job) -> None:
         )
     shards, adds_fast = trainer["shards"], job.gpus or trainer["strategy"] in ("fsdp", "dp")
     exact = trainer["reduce"] == "exact" or (trainer["reduce"] == "auto" and not adds_fast)
+    check_alone(settings(trainer, TrainerSettings, "trainer"), total)
     check_processes(total, total if shards == "auto" else shards, exact=exact)
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
+from calotype.engine.plan import Reached
+from calotype.errors import CONTINUE, Interrupted
+
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 ECHO = 2.0
 """Seconds within which a signal is taken for the one before: a scheduler sends it to all processes of a job, and the
@@ -47,16 +50,23 @@ class Signals:
     @contextmanager
     def caught(self, *, leaving: bool = False) -> Iterator[None]:
         """Listen within the context; only the main thread can. `leaving`: also after an error, of which others are to
-        be told in peace.
+        be told in peace. Raises Interrupted where a second signal was no Ctrl-C.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         previous = {number: signal.signal(number, self._handle) for number in STOPPING}
-        failed = True
+        stay = False
         try:
             yield
-            failed = False
+        except KeyboardInterrupt as error:
+            stay = leaving
+            if self.name in (None, "SIGINT"):
+                raise
+            raise Interrupted(f"stopped at once by a second signal; {CONTINUE}") from error
+        except BaseException as error:
+            stay = leaving and not isinstance(error, Reached)
+            raise
         finally:
-            for number, handler in previous.items() if not (failed and leaving) else ():
+            for number, handler in previous.items() if not stay else ():
                 signal.signal(number, handler)

@@ -44,12 +44,12 @@ REPORT = "CALOTYPE_REPORT"
 """The file in which the first process tells the one that started it what came of it."""
 QUIET = "CALOTYPE_QUIET"
 """Set for processes that are started for a run that is to tell nothing."""
-SHUTDOWN = 60
-"""Seconds that processes have to end after a signal before they are killed."""
 SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 """Where torch's launcher notes which signals it handles; here it handles none."""
 PARENT_DEATH = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
+PARENT = os.getppid()
+"""What started this process."""
 
 
 def launched() -> bool:
@@ -78,6 +78,8 @@ def end_with_launcher() -> None:
     """
     if launched() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
+        if os.getppid() != PARENT:
+            os._exit(Interrupted.exit_code)
 
 
 def wanted(config: Config) -> int:
@@ -85,10 +87,7 @@ def wanted(config: Config) -> int:
 
     Raises ConfigError where torchrun started another number than the config says.
     """
-    trainer = config.tree["trainer"]
-    if launched() and trainer["strategy"] == "single":
-        raise ConfigError(f"single is overruled: {os.environ['WORLD_SIZE']} were started", key="trainer.strategy")
-    return to_start(trainer["devices"], "trainer.devices")
+    return to_start(config.tree["trainer"]["devices"], "trainer.devices")
 
 
 def to_start(devices: int | str, key: str) -> int:
@@ -100,6 +99,11 @@ def to_start(devices: int | str, key: str) -> int:
     return 1 if devices == "auto" else int(devices)
 
 
+def patience(config: Config) -> float:
+    """Seconds that a process may keep others waiting."""
+    return seconds(config.tree["trainer"]["timeout"], "trainer.timeout")
+
+
 @contextmanager
 def world_of(config: Config) -> Iterator[World]:
     """The processes of a run, met by the first of them; what it fails with is told to the others."""
@@ -108,7 +112,7 @@ def world_of(config: Config) -> Iterator[World]:
     if not launched():
         yield World()
         return
-    world = World.join(seconds(config.tree["trainer"]["timeout"], "trainer.timeout"))
+    world = World.join(patience(config))
     with world.told():
         yield world
     world.leave()
@@ -202,8 +206,9 @@ def spoken_for() -> Iterator[None]:
 # --- started by this process
 
 
-def launch(devices: int, *arguments: str, quiet: bool = False) -> dict[str, Any]:
-    """Run `calotype` with these arguments as so many processes on this machine; what the first one reports.
+def launch(devices: int, config: Config, *arguments: str, quiet: bool = False) -> dict[str, Any]:
+    """Run `calotype` with these arguments, which give `config`, as so many processes on this machine; what the first
+    one reports.
 
     SIGTERM, SIGUSR1 and Ctrl-C go on to all of them; a second one ends them at once. Raises what ended the run.
     """
@@ -216,7 +221,7 @@ def launch(devices: int, *arguments: str, quiet: bool = False) -> dict[str, Any]
 
     with tempfile.TemporaryDirectory(prefix="calotype-launch-") as temporary:
         report = Path(temporary) / "report.json"
-        config = LaunchConfig(
+        how = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=devices,
@@ -225,13 +230,13 @@ def launch(devices: int, *arguments: str, quiet: bool = False) -> dict[str, Any]
             rdzv_endpoint="localhost:0",
             max_restarts=0,
             signals_to_handle="",
-            shutdown_timeout=SHUTDOWN,
+            shutdown_timeout=max(1, round(patience(config))),
         )
         signals = Signals(first=pass_on, at_once=lambda: leave(signals))
         environment = {REPORT: str(report), SIGNALS: ""} | ({QUIET: "1"} if quiet else {})
         with signals.caught(), _silent(), _environment(environment):
             try:
-                elastic_launch(config, sys.executable)("-m", "calotype", *arguments)
+                elastic_launch(how, sys.executable)("-m", "calotype", *arguments)
             except (ChildFailedError, SignalException) as error:
                 _raise_reported(report, error)
         found: dict[str, Any] = json.loads(report.read_text())

@@ -160,7 +160,7 @@ def train(
         if (devices := wanted(config)) > 1:
             arguments = [*overrides, *(f"--config-dir={path}" for path in config_dirs), *asked(allow_changed, trust)]
             arguments += [f"--resume={resume}"] * (resume is not None) + ["--strict"] * strict
-            return Result.of(launch(devices, "train", *arguments, quiet=quiet))
+            return Result.of(launch(devices, config, "train", *arguments, quiet=quiet))
         quiet = quiet or is_quiet()
         with world_of(config) as world:
             if chosen is None:

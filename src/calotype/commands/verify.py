@@ -201,7 +201,9 @@ def verify(
         if wanted > 1:
             numbers = {"steps": steps, "resume-at": resume_at}
             arguments = [f"--{name}={number}" for name, number in numbers.items() if number is not None]
-            found = launch(wanted, "verify", str(folder.path), *overrides, *arguments, *asked(allow_changed, trust))
+            found = launch(
+                wanted, config, "verify", str(folder.path), *overrides, *arguments, *asked(allow_changed, trust)
+            )
             return Verdict.of(found)
         with world_of(config) as world:
             verdict = _verify(folder, config, reach, list(allow_changed), world)

@@ -199,11 +199,21 @@ def _check_devices(trainer: TrainerSettings) -> None:
         return
     if devices < 1:
         raise ConfigError(f"{devices} is not allowed; allowed: auto, 1 or more", key="trainer.devices")
-    if trainer.strategy == "dp":
-        raise ConfigError(f"dp is one process, and trainer.devices is {devices}; use ddp", key="trainer.strategy")
-    if trainer.strategy == "single":
-        raise ConfigError(f"single is overruled by trainer.devices={devices}; use auto", key="trainer.strategy")
+    check_alone(trainer, devices)
     check_processes(devices, devices if shards == "auto" else shards, exact=_is_exact(trainer))
+
+
+def check_alone(trainer: TrainerSettings, processes: int) -> None:
+    """Raises ConfigError for what one process does and several can't."""
+    if processes > 1 and trainer.strategy in ("single", "dp"):
+        raise ConfigError(
+            f"{trainer.strategy} is one process, and {processes} are wanted; use auto or ddp", key="trainer.strategy"
+        )
+    if processes > 1 and trainer.on_oom == "split":
+        raise ConfigError(
+            f"split is for one process, and {processes} are wanted; they would have to split together",
+            key="trainer.on_oom",
+        )
 
 
 def check_processes(devices: int, shards: int, *, exact: bool) -> None:

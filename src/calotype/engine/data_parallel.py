@@ -2,7 +2,7 @@
 
 Only the network's forward pass is divided; loss and update are made on the first device. Each device normalises its
 part by its own statistics, of which those of the first stay, so the number of devices is part of the arithmetic. It is
-here for those who ask for it: one process for each device (ddp) is faster. Without CUDA it does nothing.
+here for those who ask for it: one process for each device (ddp) is faster.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from calotype.engine.gradients import Computed, Gradients
@@ -22,6 +22,7 @@ from calotype.engine.parts import Options, Parts
 from calotype.engine.precision import Precision
 from calotype.engine.reduce import merge
 from calotype.engine.survey import Survey
+from calotype.errors import Interrupted
 from calotype.types import Batch, Counts, Shard, Term
 
 _KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -56,7 +57,13 @@ class Replicated(Gradients):
         return loss, terms
 
     def backward(self, index: int, shard: Shard, step: int, counts: Counts) -> Computed:
-        """Put one shard's gradients in place, as a trial in which no other process takes part."""
+        """Put one shard's gradients in place, as a trial in which no other process takes part. Raises Interrupted where
+        batch norm asks the others.
+        """
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.task.modules()):
+            raise Interrupted(
+                f"step {step} doesn't fit into memory; go on with more trainer.shards, which is another run"
+            )
         with self.replica.no_sync():
             return super().backward(index, shard, step, counts)
 

@@ -48,13 +48,13 @@ def survey(batch: Batch, counts_of: CountsOf) -> Survey:
     """The survey of a batch that is all here."""
     counts: dict[str, float] = {}
     for shard in batch:
-        merge(counts, counts_of(shard))
+        merge(counts, _floats(counts_of(shard)))
     return Survey(counts, [shard.ids for shard in batch], [shard.digest for shard in batch])
 
 
 def joint_survey(batch: Batch, counts_of: CountsOf, world: World, signal: str | None, *, late: bool) -> Survey:
     """The survey of a batch of which each process has a part, by rank."""
-    counts = [{name: float(count) for name, count in counts_of(shard).items()} for shard in batch]
+    counts = [_floats(counts_of(shard)) for shard in batch]
     about = {"counts": counts, "signal": signal, "late": late}
     result = Survey({}, [], [])
     for rank, word in enumerate(world.gather(pack(about, batch))):
@@ -67,6 +67,10 @@ def joint_survey(batch: Batch, counts_of: CountsOf, world: World, signal: str | 
             merge(result.counts, found)
         result.others += shards if rank != world.rank else []
     return result
+
+
+def _floats(counts: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(count) for name, count in counts.items()}
 
 
 def pack(about: Mapping[str, Any], batch: Batch) -> bytes:

@@ -239,10 +239,10 @@ class Trainer:
         if due or signal or plan.logs(step) or step == plan.stops_at:
             self.observer.flush(self.guard)
         self.spent("observing")
-        if step == plan.stops_at:
-            self._interrupt("its plan", kind=Reached)
         if signal:
             self._interrupt(signal)
+        if step == plan.stops_at:
+            self._interrupt("its plan", kind=Reached)
         if self.watched and (plan.validates(step) or ended):
             ended = self._validate() or ended
             self.spent("validation")
