@@ -48,8 +48,6 @@ SIGNALS = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 """Where torch's launcher notes which signals it handles; here it handles none."""
 PARENT_DEATH = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
-PARENT = os.getppid()
-"""What started this process."""
 
 
 def launched() -> bool:
@@ -78,8 +76,6 @@ def end_with_launcher() -> None:
     """
     if launched() and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGKILL)
-        if os.getppid() != PARENT:
-            os._exit(Interrupted.exit_code)
 
 
 def wanted(config: Config) -> int:
