@@ -13,10 +13,11 @@ def header(assembly: Assembly) -> dict[str, str]:
     """Its lines, by what they are about."""
     options, frozen = assembly.options, assembly.frozen
     threads, shards = count(frozen.threads, "thread"), count(frozen.shards, "shard")
+    together = f" in each of {size} processes" if (size := assembly.parts.world.size) > 1 else ""
     how = " by fsdp" if options.sharded else " by dp" if assembly.strategy == "dp" else ""
     lines = {
         "exactness": f"exact: false ({'; '.join(assembly.inexact)})" if assembly.inexact else "bit-exact",
-        "device": f"{options.device}, precision {options.precision}, {threads}",
+        "device": f"{options.device}, precision {options.precision}, {threads}{together}",
         "arithmetic": f"{shards}, reduce {frozen.reduce}{how}, deterministic {frozen.deterministic}",
         "data": ", ".join(f"{name} {len(source)}" for name, source in assembly.data.sources.items()),
     }
