@@ -19,12 +19,12 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from calotype.errors import CONTINUE, CalotypeError, Interrupted, PeerLost, retold, told
 
+Found = TypeVar("Found")
 ROOM = 1 << 12
 """Bytes that a word may have to be heard by all in one message."""
 PATIENT = 0.9
@@ -173,13 +174,15 @@ class World:
     def _tell(self, error: BaseException) -> None:
         stack = "".join(traceback.format_exception(error)[-4:])
         word = told(error) | {"rank": self.rank, "step": self.step, "stack": stack}
-        with suppress(dist.DistError, RuntimeError):
-            self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(word))
-            self._hang_up()  # so that nobody waits for this process any longer
-            until = time.monotonic() + GRACE  # the first process may keep the store, which goes with it
-            self.store.add(HEARD, 0 if self.first else 1)
-            while self.first and time.monotonic() < until and self.store.add(HEARD, 0) < self.size - 1:
-                time.sleep(0.02)
+        _within(GRACE, lambda: self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(word)))
+        self._hang_up()  # so that nobody waits for this process any longer
+        _within(GRACE, self._be_heard)
+
+    def _be_heard(self) -> None:
+        """Say that this process knows; the first, which may keep the store, waits until all do."""
+        self.store.add(HEARD, 0 if self.first else 1)
+        while self.first and self.store.add(HEARD, 0) < self.size - 1:
+            time.sleep(0.02)
 
     def _hang_up(self) -> None:
         """Close the connections to the others, which torch leaves open as long as one of its parts (DDP) may talk."""
@@ -187,7 +190,8 @@ class World:
             with suppress(OSError), socket.socket(fileno=os.dup(line)) as connection:
                 if not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     connection.shutdown(socket.SHUT_RDWR)
-        dist.destroy_process_group()
+        with suppress(dist.DistError, RuntimeError):
+            dist.destroy_process_group()
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -209,29 +213,18 @@ class World:
             raise self._why(time.monotonic() - began) from error
 
     def _why(self, waited: float) -> CalotypeError:
-        """What ended the talk after so many seconds: a failure that was told, or who is not there any more.
-
-        A store behind a cut link answers nothing, and most of its calls know no timeout.
-        """
-        found: list[CalotypeError] = []
-        asking = threading.Thread(target=lambda: found.append(self._found_out(waited)), daemon=True)
-        asking.start()
-        asking.join(3 * GRACE)
-        return found[0] if found else self._alone()
+        """What ended the talk after so many seconds: a failure that was told, or who is not there any more."""
+        found = _within(3 * GRACE, lambda: self._found_out(waited))
+        return found or PeerLost(f"process 0, or what launched it, was lost in step {self.step}; {CONTINUE}")
 
     def _found_out(self, waited: float) -> CalotypeError:
-        with suppress(dist.DistError, RuntimeError):
-            if failure := self._told_failure():
-                return failure
-            missing = self._roll_call(long=waited >= PATIENT * self.patience)
-            if failure := self._told_failure():
-                return failure
-            lost = " and ".join(missing) or "the connection to another process"
-            return PeerLost(f"{lost} was lost in step {self.step}; {CONTINUE}")
-        return self._alone()
-
-    def _alone(self) -> PeerLost:
-        return PeerLost(f"process 0, or what launched it, was lost in step {self.step}; {CONTINUE}")
+        if failure := self._told_failure():
+            return failure
+        missing = self._roll_call(long=waited >= PATIENT * self.patience)
+        if failure := self._told_failure():
+            return failure
+        lost = " and ".join(missing) or "the connection to another process"
+        return PeerLost(f"{lost} was lost in step {self.step}; {CONTINUE}")
 
     def _told_failure(self) -> CalotypeError | None:
         """The first failure that was told, if one is within a moment."""
@@ -276,6 +269,22 @@ class World:
             stack = Path(about["stack"]).read_text()
             return f"{name}, which hangs:\n{stack}" if stack else name
         return name
+
+
+def _within(seconds: float, ask: Callable[[], Found]) -> Found | None:
+    """What is asked of the store, None where it fails or has no answer in time: behind a cut link it has none, and most
+    of its calls know no timeout.
+    """
+    found: list[Found] = []
+
+    def asking() -> None:
+        with suppress(dist.DistError, RuntimeError):
+            found.append(ask())
+
+    thread = threading.Thread(target=asking, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else None
 
 
 def _lead(store: Any, size: int, timeout: float) -> tuple[Any, timedelta]:
