@@ -62,6 +62,7 @@ class World:
     patience: float = 0.0
     step: int = 0
     _lines: set[int] = field(default_factory=set, repr=False)
+    _cut_off: bool = False
 
     @classmethod
     def join(cls, timeout: float | None) -> World:
@@ -174,9 +175,11 @@ class World:
     def _tell(self, error: BaseException) -> None:
         stack = "".join(traceback.format_exception(error)[-4:])
         word = told(error) | {"rank": self.rank, "step": self.step, "stack": stack}
-        _within(GRACE, lambda: self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(word)))
+        if not self._cut_off:
+            _within(GRACE, lambda: self.store.set(f"{FAILURES}/{self.store.add(FAILURES, 1)}", json.dumps(word)))
         self._hang_up()  # so that nobody waits for this process any longer
-        _within(GRACE, self._be_heard)
+        if not self._cut_off:
+            _within(GRACE, self._be_heard)
 
     def _be_heard(self) -> None:
         """Say that this process knows; the first, which may keep the store, waits until all do."""
@@ -215,6 +218,7 @@ class World:
     def _why(self, waited: float) -> CalotypeError:
         """What ended the talk after so many seconds: a failure that was told, or who is not there any more."""
         found = _within(3 * GRACE, lambda: self._found_out(waited))
+        self._cut_off = found is None
         return found or PeerLost(f"process 0, or what launched it, was lost in step {self.step}; {CONTINUE}")
 
     def _found_out(self, waited: float) -> CalotypeError:
