@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections import deque
@@ -165,6 +166,7 @@ def _same(value: Any) -> Any:
 def _start_worker(_: int) -> None:
     os.setsid()
     _leave_with(os.getppid())
+    sys.excepthook = _told_by_the_run(sys.excepthook)
     torch.set_num_threads(1)
     fault("in_worker")
 
@@ -181,6 +183,18 @@ def _leave_with(run: int) -> None:
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=listen, daemon=True).start()
+
+
+def _told_by_the_run(before: Callable[..., None]) -> Callable[..., None]:
+    """The hook without lost connections: the thread that hands over shards tells of one where the run was killed in the
+    middle of it, which is no news.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            before(kind, error, trace)
+
+    return hook
 
 
 def _shard(result: Shard | Failure) -> Shard:
