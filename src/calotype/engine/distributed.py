@@ -107,7 +107,7 @@ class World:
             if 0 < len(word) <= room:
                 mine[8 : 8 + len(word)] = _bytes(word)
             every = torch.empty(self.size, len(mine), dtype=torch.uint8)
-            with self._together():
+            with self.talking(alone=True):
                 dist.all_gather_into_tensor(every.view(-1), mine)
             rows = every.numpy()
             lengths = [int.from_bytes(row[:8].tobytes(), "little") for row in rows]
@@ -120,10 +120,10 @@ class World:
         if self.size == 1:
             return word or b""
         length = torch.tensor([len(word or b"") if self.first else 0])
-        with self._together():
+        with self.talking(alone=True):
             dist.broadcast(length, 0)
         tensor = _bytes(word or b"") if self.first else torch.empty(int(length), dtype=torch.uint8)
-        with self._together():
+        with self.talking(alone=True):
             dist.broadcast(tensor, 0)
         return tensor.numpy().tobytes()
 
@@ -131,19 +131,19 @@ class World:
         """Send `mine` to a process and fill `theirs` with what it sends."""
         sent = [dist.P2POp(dist.isend, tensor, partner) for tensor in mine]
         taken = [dist.P2POp(dist.irecv, tensor, partner) for tensor in theirs]
-        with self._together():
+        with self.talking(alone=True):
             for work in dist.batch_isend_irecv([*sent, *taken]):
                 work.wait()
 
     def add(self, tensor: Tensor) -> None:
         """Add up a tensor over the processes, in place."""
-        with self._together():
+        with self.talking(alone=True):
             dist.all_reduce(tensor)
 
     def every(self, scalar: Tensor) -> Tensor:
         """A scalar of each process, by rank."""
         found = scalar.new_empty(self.size)
-        with self._together():
+        with self.talking(alone=True):
             dist.all_gather_into_tensor(found, scalar.reshape(1))
         return found
 
@@ -152,7 +152,7 @@ class World:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             some = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in some])
-            with self._together():
+            with self.talking(alone=True):
                 dist.broadcast(flat, 0)
             if not self.first:
                 for tensor, piece in zip(some, torch.split(flat, [tensor.numel() for tensor in some]), strict=True):
@@ -197,21 +197,15 @@ class World:
             dist.destroy_process_group()
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def talking(self, *, alone: bool = False) -> Iterator[None]:
+        """Around code within which torch talks to the other processes. An error of the code's own stays what it is;
+        where there is nothing but talk, `alone`, there is none.
+        """
         began = time.monotonic()
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
-            raise self._why(time.monotonic() - began) from error
-
-    @contextmanager
-    def talking(self) -> Iterator[None]:
-        """Around code within which torch talks to the other processes; an error of the code's own stays what it is."""
-        began = time.monotonic()
-        try:
-            yield
-        except (dist.DistError, RuntimeError) as error:
-            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            if not (alone or isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             raise self._why(time.monotonic() - began) from error
 
