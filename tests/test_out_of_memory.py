@@ -69,11 +69,58 @@ def test_split_is_the_same_update(room: int, parity_root: Path, tmp_path: Path) 
     split = harness.only_run(runs)
     pieces = {4: 2, 3: 4}[room]
     assert harness.lines(split, "split") == [{"event": "split", "step": 0, "pieces": pieces}]
+    assert_close(whole, split)
+
+
+def assert_close(whole: Path, split: Path) -> None:
+    """The same updates but for rounding, and not without it."""
     losses = [[float.fromhex(line["loss"]) for line in harness.lines(run)] for run in (whole, split)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6) and losses[0] != losses[1]
     first, second = (load_file(harness.last(run) / "model.safetensors") for run in (whole, split))
     for name, tensor in first.items():
         assert float((tensor - second[name]).abs().max()) < 1e-6, name
+
+
+@pytest.mark.guarantee(
+    "A step that one of several processes has no room for is cut further by all, and makes the same update",
+    condition="on_oom: split; to 1e-6; no batch norm, dropout, mixing",
+)
+def test_several_processes_split_together(parity_root: Path, tmp_path: Path) -> None:
+    whole = harness.straight(*config(parity_root, tmp_path / "whole", reduce="fast", shards=2))
+    path, runs = config(parity_root, tmp_path / "split", reduce="fast", on_oom="split", shards=2)
+    outcomes = harness.together(2, harness.train, path, only={1: {ROOM: "1"}})
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    split = harness.only_run(runs)
+    assert harness.lines(split, "split") == [{"event": "split", "step": 0, "pieces": 4}]
+    assert_close(whole, split)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_split_of_several_is_kept_through_a_kill_and_repeated_by_verify(
+    size: int, parity_root: Path, tmp_path: Path
+) -> None:
+    """With batch norm, dropout and mixup, which go by the number of a piece."""
+    runs = []
+    for name, plan in (("straight", ""), ("killed", "1/after_step@6")):
+        text = toy("classification", parity_root, tmp_path / name, module={"_target_": "tests.toys.greedy.GreedyToy"})
+        text["trainer"] |= {"max_epochs": 2, "shards": size, "threads": 1, "reduce": "fast", "on_oom": "split"}
+        path = write(text, tmp_path / f"{name}.yaml")
+        outcomes = harness.together(size, harness.train, path, plan, only={0: {ROOM: "2"}})
+        assert all((outcome.code == 0) is not bool(plan) for outcome in outcomes), outcomes
+        runs.append(harness.only_run(tmp_path / name))
+    assert harness.lines(runs[0], "split")
+    assert [found.code for found in harness.together(size, harness.resume, str(runs[1]))] == [0] * size  # with room
+    assert harness.final_hash(runs[0]) == harness.final_hash(runs[1])
+    verdicts = harness.together(size, verified, str(runs[0]))  # under a launcher, and there is room
+    assert [found.code for found in verdicts] == [0] * size, verdicts
+
+
+def verified(run: str) -> None:
+    """Verify a run, in each of the processes that do it together."""
+    from calotype.commands.verify import verify
+
+    assert verify(run).holds
 
 
 def test_a_split_is_kept_through_a_kill_and_repeated_by_verify(parity_root: Path, tmp_path: Path) -> None:

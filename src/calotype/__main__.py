@@ -1,7 +1,11 @@
-"""`python -m calotype` is the command line."""
+"""`python -m calotype` is the command line, and what the processes of a run are started by."""
 
+import os
 import sys
 
-from calotype.cli import main
+from calotype.cli import end, main
 
-sys.exit(main())
+code = main()
+if "RANK" in os.environ:
+    end(code)
+sys.exit(code)

@@ -7,10 +7,12 @@ path, so a `_target_` finds the project's own code and nothing in it can hide an
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -54,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             _flush()  # results before the message about them
+    except SystemExit as left:  # --help, and a process that leaves the word to another
+        return int(left.code or 0)
     except CalotypeError as error:
         print("calotype: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)  # noqa: T201
         if os.environ.get("CALOTYPE_TRACEBACK") == "1":
@@ -72,6 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advice = "please report it, with the traceback that CALOTYPE_TRACEBACK=1 shows"
         print(f"calotype: internal error: {text}; {advice}", file=sys.stderr)  # noqa: T201
         return 1
+
+
+def end(code: int) -> NoReturn:
+    """End one of several processes, but let the interpreter lie: torch's threads may outlive its process group, which
+    DDP and DTensor hold on to, and one that then wants the interpreter's lock aborts the process (pytorch#190489).
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _flush() -> None:

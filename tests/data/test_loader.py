@@ -9,7 +9,8 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -239,37 +240,38 @@ def readers(path: Path) -> dict[int, tuple[int, int]]:
     return {int(pid): (int(session), int(threads)) for pid, session, threads in map(str.split, lines)}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
-def test_no_worker_outlives_its_run(how: signal.Signals, parity_root: Path, tmp_path: Path) -> None:
-    """Workers have a session of their own and one thread; they go when the run is killed, and at Ctrl-C."""
-    noted = tmp_path / "noted"
+@contextmanager
+def run_with_two_workers(root: Path, folder: Path) -> Iterator[tuple[Any, dict[int, tuple[int, int]]]]:
+    """A long run's process and its loader workers, with session and threads of each; at the end they must be gone."""
+    noted = folder / "noted"
     transforms = [{"_target_": "tests.toys.faulty.Remember", "path": str(noted)}]
-    text = toy("classification", parity_root, tmp_path / "runs", data={"workers": 2, "train_transforms": transforms})
+    text = toy("classification", root, folder / "runs", data={"workers": 2, "train_transforms": transforms})
     text["trainer"]["max_epochs"] = 1000
-    child = harness.start(harness.train, write(text, tmp_path / "config.yaml"))
+    child = harness.start(harness.train, write(text, folder / "config.yaml"))
     try:
         assert harness.until(lambda: len(readers(noted)) == 3, 60)  # the probe reads in the run's own process
         workers = {pid: found for pid, found in readers(noted).items() if pid != child.pid}
-        assert all(found == (pid, 1) for pid, found in workers.items())
-        os.killpg(child.pid, how)
-        child.join(20)
-        assert child.exitcode == (130 if how == signal.SIGINT else harness.KILLED)
+        yield child, workers
         assert harness.until(lambda: not any(map(harness.alive, workers)), 10)
     finally:
         child.kill()
         child.join()
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_no_worker_outlives_its_run(how: signal.Signals, parity_root: Path, tmp_path: Path) -> None:
+    """Workers have a session of their own and one thread; they go when the run is killed, and at Ctrl-C."""
+    with run_with_two_workers(parity_root, tmp_path) as (child, workers):
+        assert all(found == (pid, 1) for pid, found in workers.items())
+        os.killpg(child.pid, how)
+        child.join(20)
+        assert child.exitcode == (130 if how == signal.SIGINT else harness.KILLED)
+
+
 def test_a_signal_to_every_process_is_for_the_run_alone(parity_root: Path, tmp_path: Path) -> None:
     """Slurm sends SIGTERM to all processes of a job, in whatever session: a worker leaves when its run tells it to."""
-    noted = tmp_path / "noted"
-    transforms = [{"_target_": "tests.toys.faulty.Remember", "path": str(noted)}]
-    text = toy("classification", parity_root, tmp_path / "runs", data={"workers": 2, "train_transforms": transforms})
-    text["trainer"]["max_epochs"] = 1000
-    child = harness.start(harness.train, write(text, tmp_path / "config.yaml"))
-    try:
-        assert harness.until(lambda: len(readers(noted)) == 3 and bool(list(tmp_path.glob("**/last"))), 60)
-        workers = [pid for pid in readers(noted) if pid != child.pid]
+    with run_with_two_workers(parity_root, tmp_path) as (child, workers):
+        assert harness.until(lambda: bool(list(tmp_path.glob("**/last"))), 60)
         for pid in workers:
             os.kill(pid, signal.SIGTERM)
         reached = harness.newest(run := harness.only_run(tmp_path / "runs"))
@@ -279,10 +281,6 @@ def test_a_signal_to_every_process_is_for_the_run_alone(parity_root: Path, tmp_p
         assert child.exitcode == harness.INTERRUPTED
         assert harness.status(run)["message"].startswith("stopped by SIGTERM")
         assert harness.newest(run) == harness.status(run)["step"] == len(harness.lines(run))
-        assert harness.until(lambda: not any(map(harness.alive, workers)), 10)
-    finally:
-        child.kill()
-        child.join()
 
 
 class Labelled(Parity):

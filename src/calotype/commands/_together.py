@@ -182,6 +182,7 @@ def _compute(about: Mapping[str, Any], world: World, here: Path) -> None:
     assembly = assemble(config.tree, frozen(about["record"]), begins=checkpoint is None, world=world)
     if plan := about["how"].get("plan"):
         assembly.plan = replace(assembly.plan, **plan)
+        assembly.options = replace(assembly.options, splits=dict(about["how"]["splits"]))
     with suppress(Reached, NonFiniteError) if plan else nullcontext():
         compute(assembly, checkpoint, replanned=about["how"].get("replanned", False))
 
@@ -208,7 +209,7 @@ def launch(devices: int, config: Config, *arguments: str, quiet: bool = False) -
 
     SIGTERM, SIGUSR1 and Ctrl-C go on to all of them; a second one ends them at once. Raises what ended the run.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -226,6 +227,7 @@ def launch(devices: int, config: Config, *arguments: str, quiet: bool = False) -
             rdzv_endpoint="localhost:0",
             max_restarts=0,
             signals_to_handle="",
+            logs_specs=DefaultLogsSpecs(log_dir=temporary),  # torch leaves its own folder behind
             shutdown_timeout=max(1, round(patience(config))),
         )
         signals = Signals(first=pass_on, at_once=lambda: leave(signals))

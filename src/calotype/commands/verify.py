@@ -383,9 +383,10 @@ class _Again:
         (folder.path / "status.json").write_text("{}")
         checkpoint, _ = Checkpoints(folder.checkpoints).newest(lambda _: None)
         plan: dict[str, Any] = {"max_seconds": None, "ends_at": self.reach.recorded.ended_by_time, "stops_at": until}
-        hand_out(self.world, self.config, self.folder.record(), checkpoint, plan=plan)
+        splits = self.reach.recorded.splits
+        hand_out(self.world, self.config, self.folder.record(), checkpoint, plan=plan, splits=[*splits.items()])
         assembly.plan = replace(assembly.plan, **plan)
-        assembly.options = replace(assembly.options, splits=self.reach.recorded.splits)
+        assembly.options = replace(assembly.options, splits=splits)
         # a loss that is not finite is in the journal, where the recorded run failed in the same way or differs
         with suppress(Reached, NonFiniteError):
             Execution(assembly, folder, seen, lambda _: None, quiet=True).run(checkpoint)

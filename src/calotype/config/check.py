@@ -195,6 +195,12 @@ def _check_devices(trainer: TrainerSettings) -> None:
             "statistics over all processes are no function of a shard, which reduce: exact adds; use fast",
             key="trainer.sync_batchnorm",
         )
+    if trainer.sync_batchnorm and trainer.on_oom == "split":
+        raise ConfigError(
+            "a step that doesn't fit is computed by each process apart, and statistics over all processes are not; "
+            "set trainer.on_oom=stop",
+            key="trainer.sync_batchnorm",
+        )
     if not isinstance(devices, int) or devices == 1:
         return
     if devices < 1:
@@ -208,11 +214,6 @@ def check_alone(trainer: TrainerSettings, processes: int) -> None:
     if processes > 1 and trainer.strategy in ("single", "dp"):
         raise ConfigError(
             f"{trainer.strategy} is one process, and {processes} are wanted; use auto or ddp", key="trainer.strategy"
-        )
-    if processes > 1 and trainer.on_oom == "split":
-        raise ConfigError(
-            f"split is for one process, and {processes} are wanted; they would have to split together",
-            key="trainer.on_oom",
         )
 
 

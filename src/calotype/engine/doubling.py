@@ -4,6 +4,9 @@ Each process has added a block of neighbouring shards, a subtree. In round k it 
 k exchange what they have and both add it: log2(processes) rounds, after which all hold the whole tree's sum in the same
 bits, since a + b is b + a. A process without a shard in the batch takes part with nothing.
 Source: R. Thakur, R. Rabenseifner, W. Gropp, Optimization of collective communication operations in MPICH, 2005.
+
+`AllReduced` adds the same leaves in an order of torch's own, for `reduce: fast` where a process may find no room for
+its part: it says so in the same message.
 """
 
 from __future__ import annotations
@@ -42,17 +45,20 @@ class _Buffer:
             leaf[place] = view if there else None
 
 
+def _buffers(like: Sequence[Tensor]) -> list[_Buffer]:
+    kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for place, tensor in enumerate(like):
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(place)
+    return [_Buffer(like, places) for places in kinds.values()]
+
+
 class Doubling:
     """Adds leaves like `sums` over the processes; what is like `agreeing` (integers, called `names`) must be equal."""
 
     def __init__(self, world: World, sums: Sequence[Tensor], agreeing: Sequence[Tensor], names: Sequence[str]) -> None:
         self.world, self.names, self.added = world, names, len(sums)
         self.like = like = [*sums, *(tensor.to(torch.int64) for tensor in agreeing)]
-        kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-        for place, tensor in enumerate(like):
-            kinds.setdefault((tensor.dtype, tensor.device), []).append(place)
-        self.mine = [_Buffer(like, places) for places in kinds.values()]
-        self.theirs = [_Buffer(like, places) for places in kinds.values()]
+        self.mine, self.theirs = _buffers(like), _buffers(like)
 
     def add(self, leaf: Leaf, agreed: Sequence[Tensor]) -> tuple[Leaf, Leaf]:
         """The sum over all processes and what they agree on; `agreed` is empty where there was no shard. The sum is in
@@ -84,3 +90,38 @@ class Doubling:
                 raise RuntimeError(disagreement(name))
         sums = add(mine[: self.added], other[: self.added])
         return sums + [b if a is None else a for a, b in zip(mine[self.added :], other[self.added :], strict=True)]
+
+
+class AllReduced:
+    """Adds leaves like `sums` over the processes by torch's all_reduce; of what is like `agreeing` the first process's
+    is taken, which has a part of every batch.
+    """
+
+    def __init__(self, world: World, sums: Sequence[Tensor], agreeing: Sequence[Tensor]) -> None:
+        self.world, self.agreeing = world, agreeing
+        self.like = [*sums, torch.zeros((), device=sums[0].device)]
+        self.buffers = _buffers(self.like)
+
+    def add(self, leaf: Leaf, agreed: Sequence[Tensor]) -> tuple[Leaf, Leaf]:
+        """The sum over all processes, in memory that the next one takes, and what the first process has. Raises
+        OutOfMemoryError where one gave up.
+        """
+        *total, without_room = self._added([*leaf, None])
+        if without_room is not None:
+            raise torch.OutOfMemoryError("another process has no room for its part of the batch")
+        found = list(agreed) or [buffer.clone() for buffer in self.agreeing]
+        self.world.copy(found)
+        return total, [*found]
+
+    def give_up(self) -> None:
+        """Say, where the others add, that this process has no room for its part."""
+        self._added([*[None] * (len(self.like) - 1), self.like[-1]])
+
+    def _added(self, leaf: Leaf) -> Leaf:
+        total: Leaf = [None] * len(leaf)
+        for buffer in self.buffers:
+            buffer.flat.zero_()
+            buffer.fill(leaf)
+            self.world.add(buffer.flat)
+            buffer.read(total)
+        return total

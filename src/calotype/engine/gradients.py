@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from calotype import faults
-from calotype.engine.doubling import Doubling
+from calotype.engine.doubling import AllReduced, Doubling
+from calotype.engine.memory import cut
 from calotype.engine.parts import Options, Parts
 from calotype.engine.precision import GradientNorm, Precision, backward
 from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree, merge
@@ -33,7 +34,8 @@ class Gradients:
         keeps_buffers = options.shards > 1 or options.skip_nonfinite or options.split or bool(options.splits)
         self.buffers = Buffers(self.task, getattr(self.task, "buffer_rule", None)) if keeps_buffers else None
         self.first_shard = self.world.rank * (options.shards // self.world.size)
-        self.doubling = self._doubling() if self.world.size > 1 and options.exact else None
+        self.joint = self._adder() if self.world.size > 1 and (options.exact or options.split) else None
+        self.pieces = 1
         self.factor = 1
         self.forward = precision.autocasting(self.task)
         self.prepares = options.channels_last or options.device.type != "cpu" or bool(parts.batch_transforms)
@@ -42,6 +44,7 @@ class Gradients:
         """Put the whole batch's gradients in place, of which `batch` are the shards of this process."""
         if self.buffers:
             self.buffers.begin()
+        batch = cut(batch, self.pieces)
         if self.options.shards > 1 or len(batch) > 1:  # a tail of one shard goes the way it goes by several processes
             return self._accumulate(batch, step, whole)
         return self.backward(0, batch[0], step, whole.counts)
@@ -83,28 +86,39 @@ class Gradients:
         return loss.value.detach(), loss.terms
 
     def _accumulate(self, batch: Batch, step: int, whole: Survey) -> Computed:
-        """Each shard starts from the step's buffers, and one tree adds what they computed: gradients, changes of the
-        buffers, losses.
-        """
-        buffers, tree = cast(Buffers, self.buffers), Tree() if self.options.exact else RunningSum()
-        terms: dict[str, Term] = {}
-        for index, shard in enumerate(batch):
-            if index:
-                buffers.restore()
-            loss, found = self.backward(self.first_shard + index, shard, step, whole.counts)
-            merge(terms, found)
-            # the tree adds in place, and a task may well give one tensor as its value and as a term
-            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
-        leaf: Leaf = tree.result() if batch else [None] * (len(self.parameters) + len(buffers.means) + 1)
-        if self.doubling:
-            leaf, agreed = self.doubling.add(leaf, buffers.agreed)
+        """Add what the shards of all processes computed: gradients, changes of the buffers, losses."""
+        buffers = cast(Buffers, self.buffers)
+        try:
+            leaf, terms = self._own(batch, step, whole.counts)
+        except torch.OutOfMemoryError:
+            if isinstance(self.joint, AllReduced):
+                self.joint.give_up()
+            raise
+        if self.joint:
+            leaf, agreed = self.joint.add(leaf, buffers.agreed)
             buffers.agree(agreed)
         for p, gradient in zip(self.parameters, leaf, strict=False):
             p.grad = gradient
         buffers.finish(leaf[len(self.parameters) : -1], whole.items)
-        return cast(Tensor, leaf[-1]), terms
+        return cast(Tensor, leaf[-1]).clone(), terms  # it is told later, when the leaf's memory has other words
 
-    def _doubling(self) -> Doubling:
+    def _own(self, batch: Batch, step: int, counts: Counts) -> tuple[Leaf, dict[str, Term]]:
+        """What this process's shards computed, added as one tree; each starts from the step's buffers."""
+        buffers, tree = cast(Buffers, self.buffers), Tree() if self.options.exact else RunningSum()
+        terms: dict[str, Term] = {}
+        first = self.first_shard * self.pieces
+        for index, shard in enumerate(batch):
+            if index:
+                buffers.restore()
+            loss, found = self.backward(first + index, shard, step, counts)
+            merge(terms, found)
+            # the tree adds in place, and a task may well give one tensor as its value and as a term
+            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
+        return tree.result() if batch else [None] * (len(self.parameters) + len(buffers.means) + 1), terms
+
+    def _adder(self) -> Doubling | AllReduced:
         buffers = cast(Buffers, self.buffers)
         like = [*self.parameters, *buffers.means, torch.zeros((), device=self.options.device)]
-        return Doubling(self.world, like, buffers.agreeing, buffers.names)
+        if self.options.exact:
+            return Doubling(self.world, like, buffers.agreeing, buffers.names)
+        return AllReduced(self.world, like, buffers.agreeing)

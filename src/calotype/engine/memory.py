@@ -42,7 +42,11 @@ def release() -> None:
 
 
 def fitting(batch: Batch, compute: Callable[[Shard], object]) -> int | None:
-    """The least power of two of pieces in which a shard can be computed; None if not even a single sample can."""
+    """The least power of two of pieces in which a shard can be computed; None if not even a single sample can,
+    one where there is no shard.
+    """
+    if not batch:
+        return 1
     largest = max(batch, key=len)
     pieces = 2
     while pieces < 2 * len(largest):

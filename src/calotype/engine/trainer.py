@@ -65,7 +65,8 @@ class Trainer:
         self.state = LoopState()
         self.precision = Precision(options.precision, options.device)
         self.guard = Guard(self.precision, latched=not options.skip_nonfinite)
-        how = Gradients if options.exact or self.world.size == 1 else Sharded if options.sharded else Replicated
+        alone = options.exact or options.split or self.world.size == 1
+        how = Gradients if alone else Sharded if options.sharded else Replicated
         self.gradients = how(parts, options, self.precision)
         self.joint = self.world.size > 1
         self.surveyed = Survey({}, [], [])
@@ -172,8 +173,7 @@ class Trainer:
 
     def _compute(self, batch: Batch, whole: Survey) -> Computed | None:
         """Loss and terms of a batch whose gradients are in place then; None where it doesn't fit into memory."""
-        if self.state.pieces > 1:
-            batch = cut(batch, self.state.pieces)
+        self.gradients.pieces = self.state.pieces
         try:
             return self.gradients.compute(batch, self.state.step, whole)
         except torch.OutOfMemoryError:
@@ -193,7 +193,7 @@ class Trainer:
                 f"{what}; it does with trainer.shards={self.options.shards * found}, which is another run: start it "
                 "anew with that. trainer.reduce=fast trainer.on_oom=split cuts shards by itself and goes on"
             )
-        self._split(pieces * found)
+        self._split(pieces * max(map(int, self.world.gather(str(found).encode()))))
         self.observer.mirrors.warn(f"{what}; shards are cut into {self.state.pieces} pieces from here on")
 
     def _split(self, pieces: int) -> None:
