@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import resnet18
 
 from benchmarks.report import tell
+from calotype.cli import end
 from calotype.engine.checkpoint import Checkpoints, Elsewhere
 from calotype.engine.device import keep_memory
 from calotype.engine.distributed import World
@@ -119,7 +120,8 @@ def job(kind: str, steps: int) -> None:
     keep_memory()
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})  # as they would stay on an idle machine
-    world = World.join(60) if int(os.environ["WORLD_SIZE"]) > 1 else World()
+    first = os.environ["RANK"] == "0"
+    world = World.join(60 if first else None) if int(os.environ["WORLD_SIZE"]) > 1 else World()
     ticks = []
 
     def tick() -> None:
@@ -129,6 +131,7 @@ def job(kind: str, steps: int) -> None:
     if world.first:
         print(json.dumps([later - earlier for earlier, later in zip(ticks[WARM:], ticks[WARM + 1 :], strict=False)]))
     world.leave()
+    end(0)
 
 
 def run(kind: str, size: int, steps: int) -> float:
