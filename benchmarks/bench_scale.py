@@ -1,6 +1,7 @@
 """Seconds per step of one and two processes, `reduce: fast` and `exact`, beside plain PyTorch and its DDP.
 
     make bench-scale                     # or: python -m benchmarks.bench_scale --rounds 5 --json scale.json
+    make bench-scale ARGS="--link 1gbit" # as root: the two processes on two nodes with such a link (tc's rates)
 
 A ResNet-18 on 64 x 64 images, one thread and one core a process, the same batches, SGD. Jobs take turns; of each the
 median of its steps counts, without the first ones, and of the jobs the median. The table goes to stderr, one JSON
@@ -17,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -134,15 +136,50 @@ def job(kind: str, steps: int) -> None:
     end(0)
 
 
-def run(kind: str, size: int, steps: int) -> float:
-    """Median seconds of a step of one job."""
+@contextmanager
+def linked(rate: str | None) -> Iterator[list[list[str]]]:
+    """What to put before the commands of two processes to have them on two nodes with a link of that rate: network
+    namespaces and a veth pair. Nothing without a rate.
+    """
+    if rate is None:
+        yield [[], []]
+        return
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
+
+    names = [f"calotype-scale-{number}" for number in (0, 1)]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
+        for number, name in enumerate(names):
+            ip("-n", name, "addr", "add", f"10.213.78.{number + 1}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", name, "link", "set", device, "up")
+            shape = ["tbf", "rate", rate, "burst", "512kb", "latency", "100ms"]
+            subprocess.run(
+                ["ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", "eth0", "root", *shape], check=True
+            )
+        yield [["ip", "netns", "exec", name] for name in names]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def run(kind: str, size: int, steps: int, nodes: Sequence[Sequence[str]] = ((), ())) -> float:
+    """Median seconds of a step of one job. `nodes`: what comes before a process's command."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
+    address = "10.213.78.1" if nodes[0] and size > 1 else "127.0.0.1"
+    common = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
+    common |= {"GLOO_SOCKET_IFNAME": "eth0"} if nodes[0] and size > 1 else {}
     command = [sys.executable, "-m", "benchmarks.bench_scale", "--job", kind, "--steps", str(steps)]
     children = [
         subprocess.Popen(
-            command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE
+            [*nodes[rank], *command],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
         )
         for rank in range(size)
     ]
@@ -158,15 +195,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--json", type=Path, help="write the JSON here too")
+    parser.add_argument("--link", metavar="RATE", help="e.g. 1gbit: two nodes with such a link (root, iproute2)")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
         job(arguments.job, arguments.steps)
         return
     times: dict[str, list[float]] = {name: [] for name in JOBS}
-    for _ in range(arguments.rounds):
-        for name, (kind, size) in JOBS.items():
-            times[name].append(run(kind, size, arguments.steps))
+    with linked(arguments.link) as nodes:
+        for _ in range(arguments.rounds):
+            for name, (kind, size) in JOBS.items():
+                times[name].append(run(kind, size, arguments.steps, nodes))
     rows: list[dict[str, Any]] = []
     for name, found in times.items():
         peer = times["DDP, 2 processes" if JOBS[name][1] > 1 else "plain, 1 process"]
@@ -176,6 +215,7 @@ def main() -> None:
     result = {
         "rounds": arguments.rounds,
         "network": f"resnet18, {SIDE} px, batch {BATCH}",
+        "link": arguments.link,
         "jobs": rows,
     }
     tell(result, arguments.json)

@@ -127,13 +127,19 @@ class World:
             dist.broadcast(tensor, 0)
         return tensor.numpy().tobytes()
 
-    def swap(self, mine: Sequence[Tensor], theirs: Sequence[Tensor], partner: int) -> None:
-        """Send `mine` to a process and fill `theirs` with what it sends."""
-        sent = [dist.P2POp(dist.isend, tensor, partner) for tensor in mine]
-        taken = [dist.P2POp(dist.irecv, tensor, partner) for tensor in theirs]
+    def swap(self, mine: Tensor, theirs: Tensor, partner: int) -> Callable[[], None]:
+        """Begin to send `mine` to a process and to fill `theirs` with what it sends; a call waits for both."""
         with self.talking(alone=True):
-            for work in dist.batch_isend_irecv([*sent, *taken]):
-                work.wait()
+            works = dist.batch_isend_irecv(
+                [dist.P2POp(dist.isend, mine, partner), dist.P2POp(dist.irecv, theirs, partner)]
+            )
+
+        def wait() -> None:
+            with self.talking(alone=True):
+                for work in works:
+                    work.wait()
+
+        return wait
 
     def add(self, tensor: Tensor) -> None:
         """Add up a tensor over the processes, in place."""

@@ -14,7 +14,7 @@ from calotype.engine.doubling import AllReduced, Doubling
 from calotype.engine.memory import cut
 from calotype.engine.parts import Options, Parts
 from calotype.engine.precision import GradientNorm, Precision, backward
-from calotype.engine.reduce import Buffers, Leaf, RunningSum, Tree, merge
+from calotype.engine.reduce import Buffers, RunningSum, Tree, merge
 from calotype.engine.survey import Survey
 from calotype.keys import key, seed_torch
 from calotype.types import Batch, Counts, Shard, Term
@@ -86,39 +86,39 @@ class Gradients:
         return loss.value.detach(), loss.terms
 
     def _accumulate(self, batch: Batch, step: int, whole: Survey) -> Computed:
-        """Add what the shards of all processes computed: gradients, changes of the buffers, losses."""
-        buffers = cast(Buffers, self.buffers)
+        """Each shard starts from the step's buffers; what all of them computed is added: gradients, changes of the
+        buffers, losses.
+        """
+        buffers, terms = cast(Buffers, self.buffers), dict[str, Term]()
+        adder = self.joint or (Tree() if self.options.exact else RunningSum())
+        if self.joint:
+            self.joint.begin(len(batch))
+        first = self.first_shard * self.pieces
         try:
-            leaf, terms = self._own(batch, step, whole.counts)
+            for index, shard in enumerate(batch):
+                if index:
+                    buffers.restore()
+                loss, found = self.backward(first + index, shard, step, whole.counts)
+                merge(terms, found)
+                # it is added in place, and a task may well give one tensor as its value and as a term
+                adder.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
         except torch.OutOfMemoryError:
-            if isinstance(self.joint, AllReduced):
+            if self.joint:
                 self.joint.give_up()
             raise
-        if self.joint:
-            leaf, agreed = self.joint.add(leaf, buffers.agreed)
+        if isinstance(adder, Doubling | AllReduced):
+            leaf, agreed = adder.result(buffers.agreed)
             buffers.agree(agreed)
+        else:
+            leaf = adder.result()
         for p, gradient in zip(self.parameters, leaf, strict=False):
             p.grad = gradient
         buffers.finish(leaf[len(self.parameters) : -1], whole.items)
         return cast(Tensor, leaf[-1]).clone(), terms  # it is told later, when the leaf's memory has other words
 
-    def _own(self, batch: Batch, step: int, counts: Counts) -> tuple[Leaf, dict[str, Term]]:
-        """What this process's shards computed, added as one tree; each starts from the step's buffers."""
-        buffers, tree = cast(Buffers, self.buffers), Tree() if self.options.exact else RunningSum()
-        terms: dict[str, Term] = {}
-        first = self.first_shard * self.pieces
-        for index, shard in enumerate(batch):
-            if index:
-                buffers.restore()
-            loss, found = self.backward(first + index, shard, step, counts)
-            merge(terms, found)
-            # the tree adds in place, and a task may well give one tensor as its value and as a term
-            tree.push([*(p.grad for p in self.parameters), *buffers.leaf(len(shard)), loss.float().clone()])
-        return tree.result() if batch else [None] * (len(self.parameters) + len(buffers.means) + 1), terms
-
     def _adder(self) -> Doubling | AllReduced:
         buffers = cast(Buffers, self.buffers)
-        like = [*self.parameters, *buffers.means, torch.zeros((), device=self.options.device)]
+        rest = [*buffers.means, torch.zeros((), device=self.options.device)]
         if self.options.exact:
-            return Doubling(self.world, like, buffers.agreeing, buffers.names)
-        return AllReduced(self.world, like, buffers.agreeing)
+            return Doubling(self.world, self.parameters, rest, buffers.agreeing, buffers.names)
+        return AllReduced(self.world, [*self.parameters, *rest], buffers.agreeing)

@@ -51,6 +51,12 @@ class Tree:
             level += 1
         self._partial.append((level, leaf))
 
+    def below(self, places: Sequence[int], last: Leaf) -> Leaf:
+        """Some places of the sum with one more leaf, the last, which has `last` there; in the memory of the others."""
+        for _, leaf in reversed(self._partial):
+            last = add([leaf[place] for place in places], last)
+        return last
+
     def result(self) -> Leaf:
         """The sum. Missing leaves at the end count as None throughout."""
         _, total = self._partial.pop()
