@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from calotype.engine.memory import cut
@@ -15,8 +16,11 @@ from tests import harness
 from tests.toys.configs import toy, write
 from tests.toys.greedy import ROOM
 
+TAIL = {"batch_size": 13, "drop_last": False}
+"""Of 40 samples: the last batch of an epoch has one."""
 
-def config(root: Path, folder: Path, **trainer: Any) -> tuple[str, Path]:
+
+def config(root: Path, folder: Path, data: dict[str, Any] | None = None, /, **trainer: Any) -> tuple[str, Path]:
     """Without batch norm, dropout and mixing, so that how a batch is cut is a matter of rounding alone."""
     folder.mkdir(parents=True, exist_ok=True)
     tree = toy(
@@ -24,7 +28,7 @@ def config(root: Path, folder: Path, **trainer: Any) -> tuple[str, Path]:
         root,
         folder / "runs",
         module={"_target_": "tests.toys.greedy.Greedy"},
-        data={"batch_transforms": []},
+        data={"batch_transforms": [], **(data or {})},
         trainer={"max_epochs": 2, "shards": 1, "threads": 1, **trainer},
     )
     return write(tree, folder / "config.yaml"), folder / "runs"
@@ -96,6 +100,39 @@ def test_several_processes_split_together(parity_root: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.long
+def test_who_has_room_is_not_asked(parity_root: Path, tmp_path: Path) -> None:
+    """Two samples and one are cut in two and none: the second process has nothing to cut, and is not who lacks room."""
+    path, runs = config(parity_root, tmp_path, {"batch_size": 3}, reduce="fast", on_oom="split", shards=2, max_epochs=1)
+    outcomes = harness.together(2, harness.train, path, only={0: {ROOM: "1"}})
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert harness.lines(harness.only_run(runs), "split") == [{"event": "split", "step": 0, "pieces": 2}]
+
+
+@pytest.mark.long
+def test_gradients_keep_the_layout_that_a_fused_optimizer_takes(parity_root: Path, tmp_path: Path) -> None:
+    """One that does not lie as its parameter does is taken for another by torch's fused optimizers."""
+    fused = {"_target_": "torch.optim.SGD", "lr": 0.05, "fused": True}
+    found = []
+    for name, how in (("whole", {}), ("split", {"on_oom": "split"})):
+        path, runs = config(parity_root, tmp_path / name, reduce="fast", shards=2, channels_last=True, **how)
+        tree = yaml.safe_load(Path(path).read_text())
+        tree["module"]["optimizer"] = fused
+        outcomes = harness.together(2, harness.train, write(tree, Path(path)), only={1: {ROOM: "2"}} if how else None)
+        assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+        found.append(harness.only_run(runs))
+    assert_close(*found)
+
+
+@pytest.mark.long
+def test_a_process_may_have_nothing_of_a_tail(parity_root: Path, tmp_path: Path) -> None:
+    whole = harness.straight(*config(parity_root, tmp_path / "whole", TAIL, reduce="fast", shards=2))
+    path, runs = config(parity_root, tmp_path / "split", TAIL, reduce="fast", on_oom="split", shards=2)
+    outcomes = harness.together(2, harness.train, path, only={0: {ROOM: "4"}})
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert_close(whole, harness.only_run(runs))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_split_of_several_is_kept_through_a_kill_and_repeated_by_verify(
     size: int, parity_root: Path, tmp_path: Path
@@ -141,8 +178,8 @@ def test_a_shard_in_pieces() -> None:
     shard = Shard(
         torch.arange(5).numpy(), {"image": torch.arange(10).view(5, 2), "boxes": [torch.ones(i) for i in range(5)]}
     )
-    pieces = cut([shard], 2)
+    pieces = cut(shard, 2)
     assert [piece.ids.tolist() for piece in pieces] == [[0, 1, 2], [3, 4]]
     assert torch.equal(torch.cat([piece["image"] for piece in pieces]), shard["image"])
-    assert [len(piece["boxes"]) for piece in pieces] == [3, 2] and len(cut([shard], 8)) == 5
-    assert cut([shard], 1)[0] is shard
+    assert [len(piece["boxes"]) for piece in pieces] == [3, 2] and len(cut(shard, 8)) == 5
+    assert cut(shard, 1)[0] is shard

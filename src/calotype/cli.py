@@ -11,6 +11,7 @@ import atexit
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -56,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             _flush()  # results before the message about them
-    except SystemExit as left:  # --help, and a process that leaves the word to another
-        return int(left.code or 0)
+    except SystemExit as left:  # --help, a process that leaves the word to another, a user's module
+        if isinstance(left.code, str):
+            print(left.code, file=sys.stderr)  # noqa: T201
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
     except CalotypeError as error:
         print("calotype: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)  # noqa: T201
         if os.environ.get("CALOTYPE_TRACEBACK") == "1":
@@ -82,9 +85,10 @@ def end(code: int) -> NoReturn:
     """End one of several processes, but let the interpreter lie: torch's threads may outlive its process group, which
     DDP and DTensor hold on to, and one that then wants the interpreter's lock aborts the process (pytorch#190489).
     """
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
 

@@ -69,10 +69,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["trainer.strategy=dp", "trainer.compile=true"], "compile: compile is not available with dp yet"),
         (["trainer.strategy=dp", "trainer.sync_batchnorm=true"], "sync_batchnorm: statistics are over processes"),
         (["trainer.strategy=dp", "trainer.devices=2"], "strategy: dp is one process, and 2 are wanted"),
-        (
-            ["trainer.sync_batchnorm=true", "trainer.on_oom=split", "trainer.reduce=fast"],
-            "sync_batchnorm: a step that doesn't fit is computed by each process apart",
-        ),
         (["trainer.sync_batchnorm=true", "trainer.reduce=exact"], "sync_batchnorm: .* no function of a shard"),
         (["trainer.strategy=fsdp", "trainer.compile=true"], "compile: compile is not available with fsdp yet"),
         (["trainer.shards=3"], "no power of two"),

@@ -171,7 +171,8 @@ def assemble(
     frozen = replace(frozen, skipped=data.skipped)
     task, loaded = build_task(settings, device, data.classes, frozen.weights)
     data.foreign += _foreign_in(task, settings)
-    check_tail(data.train.order, frozen, world)
+    if settings.trainer.on_oom == "stop":
+        check_tail(data.train.order, frozen, world)
     if settings.trainer.sync_batchnorm:
         synchronise_batch_norm(task, device)
     if settings.trainer.strategy == "dp" and device.type == "cuda":

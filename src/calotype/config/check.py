@@ -195,12 +195,6 @@ def _check_devices(trainer: TrainerSettings) -> None:
             "statistics over all processes are no function of a shard, which reduce: exact adds; use fast",
             key="trainer.sync_batchnorm",
         )
-    if trainer.sync_batchnorm and trainer.on_oom == "split":
-        raise ConfigError(
-            "a step that doesn't fit is computed by each process apart, and statistics over all processes are not; "
-            "set trainer.on_oom=stop",
-            key="trainer.sync_batchnorm",
-        )
     if not isinstance(devices, int) or devices == 1:
         return
     if devices < 1:

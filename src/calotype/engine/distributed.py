@@ -45,6 +45,8 @@ FIRST_MEETING = timedelta(minutes=10)
 """The longest wait for the first process, which may still be composing."""
 ON_REQUEST = signal.SIGUSR2
 """What a process that may hang is asked by where it is."""
+THREADS, AT_REST = "/proc/self/task", 1.0
+"""Linux's list of this process's threads, and the seconds to wait for them before a fork."""
 FAILURES, HEARD = "calotype/failures", "calotype/heard"
 
 
@@ -80,6 +82,8 @@ class World:
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         found = cls(rank, size, local_rank, local_size, store, patience.total_seconds())
         found._lines = _sockets() - before
+        if Path(THREADS).is_dir():
+            os.register_at_fork(before=_rest)
         about = {"host": socket.gethostname(), "pid": os.getpid(), "here": _here(), "stack": _stack_on_request()}
         store.set(f"calotype/process/{rank}", json.dumps(about))
         return found
@@ -340,6 +344,22 @@ def _stack_on_request() -> str:
 
 
 _kept: list[Any] = []
+
+
+def _rest() -> None:
+    """Wait, a second at most, until no other thread of this process runs. A thread of gloo's takes the interpreter's
+    lock to let go of a tensor; while it begins to, it has another one that CPython 3.11 leaves locked in a forked
+    process for ever: a loader worker that never answers.
+    """
+    mine, until = str(threading.get_native_id()), time.monotonic() + AT_REST
+    while time.monotonic() < until and any(thread != mine and _runs(thread) for thread in os.listdir(THREADS)):  # noqa: PTH208
+        time.sleep(0.001)
+
+
+def _runs(thread: str) -> bool:
+    with suppress(OSError):
+        return Path(THREADS, thread, "stat").read_text().rpartition(")")[2].split()[0] in "RD"
+    return False
 
 
 def _sockets() -> set[int]:

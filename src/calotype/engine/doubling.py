@@ -12,6 +12,7 @@ its part: it says so in the same message.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from calotype.engine.distributed import World
+from calotype.engine.memory import NoRoomElsewhere
 from calotype.engine.reduce import Leaf, RunningSum, Tree, add, disagreement
 
-CAP = 25 << 20
-"""Bytes after which a bucket is full, as DDP's."""
+CAP = 4 << 20
+"""Bytes after which a bucket is full. Smaller than DDP's 25 MiB, whose last one would go when nothing is left to do."""
 
 
 class _Flat:
@@ -32,7 +34,10 @@ class _Flat:
         sizes = [tensor.numel() for tensor in like]
         self.flat = like[0].detach().new_empty(sum(sizes) + len(like))
         *pieces, self.there = torch.split(self.flat, [*sizes, len(like)])
-        self.views = [piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
+        laid_out = [torch.empty_like(tensor, device="meta") for tensor in like]  # as gradients are: dense, in any order
+        self.views = [
+            p.as_strided(a.shape, a.stride(), p.storage_offset()) for p, a in zip(pieces, laid_out, strict=True)
+        ]
 
     def fill(self, values: Leaf) -> None:
         """Lay tensors here."""
@@ -51,11 +56,10 @@ class _Bucket:
 
     def __init__(self, like: Sequence[Tensor], places: Sequence[int], names: Sequence[str]) -> None:
         self.places, self.names = places, names
-        self.like = [like[place] for place in places]
-        self.mine, self.theirs = _Flat(self.like), _Flat(self.like)
+        self.mine, self.theirs = (_Flat([like[place] for place in places]) for _ in range(2))
         self.values: Leaf = []
         self.awaited, self.sent = set(places), False
-        self.wait: Callable[[], None] = lambda: None
+        self.wait: Callable[[], None] = _nothing
 
     def exchange(self, world: World, bit: int) -> None:
         """Begin a round."""
@@ -65,10 +69,11 @@ class _Bucket:
     def join(self) -> None:
         """End a round: have both sums. Raises RuntimeError naming a buffer that differs."""
         self.wait()
-        # what only they have is copied, laid out as here: their memory takes the next round's words
+        self.wait = _nothing
+        # what only they have is copied: their memory takes the next round's words
         theirs = [
-            torch.empty_like(like).copy_(b) if a is None and b is not None else b
-            for a, b, like in zip(self.values, self.theirs.read(), self.like, strict=True)
+            b.clone() if a is None and b is not None else b
+            for a, b in zip(self.values, self.theirs.read(), strict=True)
         ]
         if not self.names:
             self.values = add(self.values, theirs)
@@ -79,16 +84,22 @@ class _Bucket:
         self.values = [b if a is None else a for a, b in zip(self.values, theirs, strict=True)]
 
 
+def _nothing() -> None:
+    pass
+
+
 def _grouped(like: Sequence[Tensor], places: Iterable[int]) -> list[list[int]]:
     """Places by type and device, in groups of CAP bytes, one that is whole first coming first."""
-    whole, open_ = list[list[int]](), dict[Any, list[int]]()
+    whole, begun = list[list[int]](), dict[Any, list[int]]()
+    sizes = Counter[Any]()
     for place in places:
         kind = like[place].dtype, like[place].device
-        group = open_.setdefault(kind, [])
-        group.append(place)
-        if sum(like[other].nbytes for other in group) >= CAP:
-            whole.append(open_.pop(kind))
-    return [*whole, *open_.values()]
+        begun.setdefault(kind, []).append(place)
+        sizes[kind] += like[place].nbytes
+        if sizes[kind] >= CAP:
+            whole.append(begun.pop(kind))
+            del sizes[kind]
+    return [*whole, *begun.values()]
 
 
 class Doubling:
@@ -135,7 +146,7 @@ class Doubling:
 
     def give_up(self) -> None:
         """This process will fail, and the others hear it from that; what it tries before is of no batch."""
-        self.left = 0
+        self.begin(0)
 
     def result(self, agreed: Sequence[Tensor]) -> tuple[Leaf, Leaf]:
         """The sum over all processes and what they agree on; `agreed` is empty where there was no shard. The sum is in
@@ -208,18 +219,20 @@ class AllReduced:
 
     def result(self, agreed: Sequence[Tensor]) -> tuple[Leaf, Leaf]:
         """The sum over all processes, in memory that the next one takes, and what the first process has. Raises
-        OutOfMemoryError where one gave up.
+        NoRoomElsewhere where one gave up.
         """
         own = self.own.result() or [None] * (len(self.like) - 1)
+        self.begin(0)
         *total, without_room = self._added([*own, None])
         if without_room is not None:
-            raise torch.OutOfMemoryError("another process has no room for its part of the batch")
+            raise NoRoomElsewhere
         found = list(agreed) or [buffer.clone() for buffer in self.agreeing]
         self.world.copy(found)
         return total, [*found]
 
     def give_up(self) -> None:
         """Say, where the others add, that this process has no room for its part."""
+        self.begin(0)
         self._added([*[None] * (len(self.like) - 1), self.without_room])
 
     def _added(self, leaf: Leaf) -> Leaf:

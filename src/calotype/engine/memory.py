@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from calotype.types import IntArray
 
 
-def cut(batch: Batch, pieces: int) -> Batch:
-    """The shards of a batch, each in so many pieces as even as can be; fewer where it has fewer samples."""
-    return [piece for shard in batch for piece in _pieces(shard, pieces)] if pieces > 1 else batch
+class NoRoomElsewhere(torch.OutOfMemoryError):
+    """Another process has no room for its part of the batch."""
 
 
-def _pieces(shard: Shard, pieces: int) -> Batch:
+def cut(shard: Shard, pieces: int) -> Batch:
+    """A shard in so many pieces as even as can be; in fewer where it has fewer samples."""
+    if pieces == 1:
+        return [shard]
     rows: list[IntArray] = np.array_split(np.arange(len(shard)), pieces)
     return [_rows(shard, int(found[0]), int(found[-1]) + 1) for found in rows if len(found)]
 
@@ -42,17 +44,13 @@ def release() -> None:
 
 
 def fitting(batch: Batch, compute: Callable[[Shard], object]) -> int | None:
-    """The least power of two of pieces in which a shard can be computed; None if not even a single sample can,
-    one where there is no shard.
-    """
-    if not batch:
-        return 1
+    """The least power of two of pieces in which a shard can be computed; None if not even a single sample can."""
     largest = max(batch, key=len)
     pieces = 2
     while pieces < 2 * len(largest):
         release()
         try:
-            compute(_pieces(largest, pieces)[0])
+            compute(cut(largest, pieces)[0])
         except torch.OutOfMemoryError:
             pieces *= 2
         else:

@@ -70,9 +70,10 @@ class Replicated(Gradients):
     def _passes(self, batch: Batch, step: int, whole: Survey) -> tuple[Tensor, dict[str, Term]]:
         total, terms = torch.zeros((), device=self.options.device), dict[str, Term]()
         self.clear()
-        for index, shard in enumerate(batch):
-            with self.world.talking(), nullcontext() if index == len(batch) - 1 else self.replica.no_sync():
-                loss, found = self.one_pass(self.first_shard + index, shard, step, whole.counts)
+        shards = self.numbered(batch)
+        for index, (number, shard) in enumerate(shards):
+            with self.world.talking(), nullcontext() if index == len(shards) - 1 else self.replica.no_sync():
+                loss, found = self.one_pass(number, shard, step, whole.counts)
             total += loss
             merge(terms, found)
         return total, terms

@@ -118,10 +118,11 @@ class Sharded(Gradients):
             self._check_optimizer()
         total, terms = torch.zeros((), device=self.options.device), dict[str, Term]()
         self.clear()
-        for index, shard in enumerate(batch):
-            self._synchronise(index == len(batch) - 1)
+        shards = self.numbered(batch)
+        for index, (number, shard) in enumerate(shards):
+            self._synchronise(index == len(shards) - 1)
             with self.world.talking():
-                loss, found = self.one_pass(self.first_shard + index, shard, step, whole.counts)
+                loss, found = self.one_pass(number, shard, step, whole.counts)
             total += loss
             merge(terms, found)
         self.world.add(total)

@@ -25,7 +25,7 @@ from calotype.engine.checkpoint import Checkpoint, Checkpoints, from_bytes, to_b
 from calotype.engine.divided import undivided
 from calotype.engine.evaluate import Evaluation, check_monitor, evaluate
 from calotype.engine.gradients import Computed, Gradients
-from calotype.engine.memory import cut, fitting
+from calotype.engine.memory import NoRoomElsewhere
 from calotype.engine.observe import Observer, PendingStep
 from calotype.engine.parts import LoopState, Options, Parts
 from calotype.engine.plan import Plan, Reached
@@ -69,6 +69,7 @@ class Trainer:
         how = Gradients if alone else Sharded if options.sharded else Replicated
         self.gradients = how(parts, options, self.precision)
         self.joint = self.world.size > 1
+        self.has_room = True
         self.surveyed = Survey({}, [], [])
         self.unsaved = Unsaved(self.task, parts.optimizer)
         self.warmup = Warmup(options.warmup_steps)
@@ -176,15 +177,15 @@ class Trainer:
         self.gradients.pieces = self.state.pieces
         try:
             return self.gradients.compute(batch, self.state.step, whole)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            self.has_room = isinstance(error, NoRoomElsewhere)
             return None  # and with the exception goes the memory that it held
 
     def _relieve(self, batch: Batch, whole: Survey) -> None:
         """Cut the shards further after a step that did not fit. Raises Interrupted where that can't help or may not."""
         self.gradients.drop()
         step, pieces = self.state.step, self.state.pieces
-        found = fitting(cut(batch, pieces), lambda shard: self.gradients.backward(0, shard, step, whole.counts))
-        self.gradients.drop()
+        found = 1 if self.has_room else self.gradients.fitting(batch, step, whole.counts)
         what = f"step {step} doesn't fit into memory"
         if found is None:
             raise Interrupted(f"{what}, not even one sample at a time; take smaller images or a smaller network")
