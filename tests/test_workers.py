@@ -147,7 +147,7 @@ def test_what_one_process_fails_with_all_end_with(on_error: str, root_of: dict[s
         tmp_path,
         "classification",
         root_of["classification"],
-        trainer={"shards": SHARDS, "threads": 1},
+        trainer={"shards": SHARDS, "threads": 1, "timeout": "20s"},
         checkpoint={"on_error": on_error, "every": "2st"},
     )
     outcomes = stretch(2, path, runs, "0/mid_write@25:disk")

@@ -82,8 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def end(code: int) -> NoReturn:
-    """End one of several processes, but let the interpreter lie: torch's threads may outlive its process group, which
-    DDP and DTensor hold on to, and one that then wants the interpreter's lock aborts the process (pytorch#190489).
+    """End one of several processes without taking the interpreter down: torch's threads may outlive its process group,
+    which DDP and DTensor hold on to, and one that then wants the interpreter's lock aborts the process
+    (pytorch#190489).
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
