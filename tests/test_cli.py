@@ -302,3 +302,15 @@ def test_names_that_are_no_text_or_move_a_cursor_are_written_out(
 @pytest.mark.parametrize(("number", "text"), [(0, "0 notes"), (1, "1 note"), (2, "2 notes")])
 def test_one_of_a_thing_is_no_plural(number: int, text: str) -> None:
     assert count(number, "note") == text
+
+
+@pytest.mark.parametrize(("left", "code", "told"), [(3, 3, ""), (None, 0, ""), ("no more", 1, "no more\n")])
+def test_a_module_that_leaves_ends_with_its_code(
+    left: object, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(arguments: object) -> int:
+        raise SystemExit(left)
+
+    monkeypatch.setattr("calotype.cli._run", leave)
+    assert main(["status"]) == code
+    assert capsys.readouterr().err == told

@@ -9,8 +9,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import nn
 
+from calotype.engine.distributed import World
+from calotype.engine.gradients import Gradients
 from calotype.engine.memory import cut
+from calotype.engine.parts import Options, Parts
+from calotype.engine.precision import Precision
+from calotype.errors import ConfigError
 from calotype.types import Shard
 from tests import harness
 from tests.toys.configs import toy, write
@@ -172,6 +178,16 @@ def test_a_split_is_kept_through_a_kill_and_repeated_by_verify(parity_root: Path
     assert harness.call(harness.resume, str(runs[1])).code == 0  # with room enough: the state has the pieces
     assert harness.final_hash(runs[0]) == harness.final_hash(runs[1])
     assert verify(runs[0]).holds  # here is room enough
+
+
+def test_statistics_over_all_processes_are_refused() -> None:
+    """A step that is tried again is computed by each process apart."""
+    task = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SyncBatchNorm(4))
+    optimizer = torch.optim.SGD(task.parameters(), 0.1)
+    parts = Parts(task, optimizer, None, world=World(0, 2))  # type: ignore[arg-type]
+    options = Options(seed=0, device=torch.device("cpu"), shards=2, exact=False, split=True)
+    with pytest.raises(ConfigError, match=r"trainer\.on_oom: .* SyncBatchNorm asks all; use stop"):
+        Gradients(parts, options, Precision(32, options.device))
 
 
 def test_a_shard_in_pieces() -> None:
