@@ -1,0 +1,177 @@
+"""Drawn shapes: an embedded data set with masks and boxes, to segment and to detect.
+
+A sample is drawn when it is asked for, from the set's seed and the sample's id alone: nothing is stored and no file is
+read. Coloured shapes lie on a texture of waves and noise, later ones over earlier ones. Their edges are anti-aliased:
+a pixel's colour is mixed by how much of it the shape covers; its class in the mask is that of the last shape that its
+centre is in. A shape that others hide to less than a quarter is in the mask but has no box, as annotators do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision import tv_tensors
+
+from calotype import keys
+from calotype.errors import DataError
+
+if TYPE_CHECKING:
+    from calotype.types import IntArray, Sample
+
+Plane = npt.NDArray[np.float32]
+
+VISIBLE = 0.25
+"""The part of a shape that has to be seen for it to have a box."""
+CONTRAST = 100.0
+"""How far a shape's colour is from that of the texture, as a distance of RGB values."""
+
+
+def _box(x: Plane, y: Plane, width: float, height: float) -> Plane:
+    return np.maximum(np.abs(x) - width, np.abs(y) - height)
+
+
+def _triangle(x: Plane, y: Plane) -> Plane:
+    sides = [np.cos(angle) * x + np.sin(angle) * y for angle in (np.pi / 2, np.pi * 7 / 6, np.pi * 11 / 6)]
+    distance: Plane = np.maximum(np.maximum(sides[0], sides[1]), sides[2]) - np.float32(0.5)
+    return distance
+
+
+FORMS: Mapping[str, Callable[[Plane, Plane], Plane]] = {
+    "circle": lambda x, y: np.hypot(x, y) - np.float32(0.8),
+    "triangle": _triangle,
+    "square": lambda x, y: _box(x, y, 0.7, 0.7),
+    "cross": lambda x, y: np.minimum(_box(x, y, 0.95, 0.3), _box(x, y, 0.3, 0.95)),
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - np.float32(0.7)) - np.float32(0.22),
+}
+"""For each class the signed distance to a shape of radius 1 around the origin, negative within."""
+
+
+class Shapes:
+    """`train`, `val` and `test` images of `size` x `size` pixels with one to `most` shapes each, drawn by `draw_seed`.
+
+    `target` is "mask", with the background as class 0, or "boxes". Raises DataError for a split there is none of.
+    """
+
+    splits: Sequence[str] = ("train", "val", "test")
+
+    def __init__(
+        self,
+        target: Literal["mask", "boxes"] = "mask",
+        size: int = 64,
+        most: int = 4,
+        train: int = 1024,
+        val: int = 128,
+        test: int = 256,
+        draw_seed: int = 0,
+    ) -> None:
+        if target not in ("mask", "boxes"):
+            raise DataError(f"{target!r} is not allowed; allowed: mask, boxes", key="data.target")
+        self.target, self.size, self.most, self.draw_seed = target, size, most, draw_seed
+        self.classes = (*(["background"] if target == "mask" else []), *FORMS)
+        ends = np.cumsum([0, train, val, test])
+        self._ids = {name: np.arange(*ends[at : at + 2]) for at, name in enumerate(self.splits)}
+
+    def split(self, name: str) -> ShapesSource:
+        """Split `name`."""
+        if name not in self._ids:
+            raise DataError(f"there is no split {name!r}, only {', '.join(self.splits)}")
+        return ShapesSource(self, self._ids[name])
+
+
+@dataclass(frozen=True, eq=False)
+class ShapesSource:
+    """The samples `ids`: "image" a (3, size, size) uint8 Image, and "mask" or "boxes" with "labels"."""
+
+    data: Shapes
+    ids: IntArray
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """None."""
+        return ()
+
+    @property
+    def containers(self) -> Mapping[Path, str]:
+        """None."""
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> Sample:
+        image, mask, boxes, labels = draw(
+            keys.key(self.data.draw_seed, "sample", int(self.ids[position])), self.data.size, self.data.most
+        )
+        sample: dict[str, Any] = {"image": tv_tensors.Image(torch.from_numpy(image))}
+        if self.data.target == "mask":
+            return sample | {"mask": tv_tensors.Mask(torch.from_numpy(mask))}
+        found: Any = tv_tensors.BoundingBoxes(
+            torch.from_numpy(boxes),
+            format=tv_tensors.BoundingBoxFormat.XYXY,
+            canvas_size=(self.data.size, self.data.size),
+        )
+        return sample | {"boxes": found, "labels": torch.from_numpy(labels)}
+
+    def name(self, position: int) -> str:
+        """The sample's id."""
+        return f"shapes#{self.ids[position]}"
+
+
+def draw(seed: int, size: int, most: int) -> tuple[npt.NDArray[np.uint8], IntArray, npt.NDArray[np.float32], IntArray]:
+    """An image (3, size, size), its mask (size, size) with 0 for the background, boxes (n, 4) around what is seen of
+    the shapes as xyxy pixels, and the shapes' classes (n,), of which 0 is no background.
+    """
+    drawn = np.random.Generator(np.random.Philox(seed))
+    y, x = np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)
+    base = drawn.uniform(30, 225, 3).astype(np.float32)
+    image = base[:, None, None] + _texture(drawn, x, y)
+    owner = np.zeros((size, size), np.int64)
+    forms, names, covered = list(FORMS.values()), [], []
+    for number in range(1, int(drawn.integers(1, most, endpoint=True)) + 1):
+        radius = drawn.uniform(0.14, 0.3) * size
+        centre, angle = drawn.uniform(0.6 * radius, size - 0.6 * radius, 2), drawn.uniform(0, 2 * np.pi)
+        kind = int(drawn.integers(len(forms)))
+        cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
+        across, along = x - np.float32(centre[0]), y - np.float32(centre[1])
+        distance = forms[kind](cos * across + sin * along, cos * along - sin * across) * np.float32(radius)
+        cover = np.clip(np.float32(0.5) - distance, 0, 1)
+        image += cover * (_other_colour(drawn, base)[:, None, None] - image)
+        owner[distance < 0] = number
+        names.append(kind)
+        covered.append(int((distance < 0).sum()))
+    image += drawn.normal(0, 4, image.shape).astype(np.float32)
+    classes = np.array([0, *(kind + 1 for kind in names)], np.int64)
+    seen = [number for number, area in enumerate(covered, 1) if (owner == number).sum() > VISIBLE * area]
+    boxes = np.array([_extent(owner == number) for number in seen], np.float32).reshape(-1, 4)
+    return np.clip(image, 0, 255).astype(np.uint8), classes[owner], boxes, classes[seen] - 1
+
+
+def _texture(drawn: np.random.Generator, x: Plane, y: Plane) -> Plane:
+    """Two waves of any direction in each channel, (3, H, W)."""
+    total = np.zeros((3, *x.shape), np.float32)
+    for _ in range(2):
+        angle, period, phase = drawn.uniform(0, np.pi), drawn.uniform(4, 24), drawn.uniform(0, 2 * np.pi)
+        run = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
+        total += drawn.uniform(-14, 14, (3, 1, 1)).astype(np.float32) * np.sin(
+            run * np.float32(2 * np.pi / period) + np.float32(phase)
+        )
+    return total
+
+
+def _other_colour(drawn: np.random.Generator, base: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    while True:
+        found = drawn.uniform(0, 255, 3).astype(np.float32)
+        if np.linalg.norm(found - base) > CONTRAST:
+            return found
+
+
+def _extent(mask: npt.NDArray[np.bool_]) -> list[int]:
+    """The box around what is set, as xyxy: from its first pixel to behind its last."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
