@@ -16,6 +16,7 @@ from calotype.metrics import (
     Accuracy,
     ConfusionMatrix,
     ExactMatch,
+    MeanIoU,
     PerClass,
     confusion,
     count,
@@ -220,3 +221,37 @@ def test_counts_beyond_what_float32_holds_are_exact() -> None:
     assert ConfusionMatrix(2).compute({"confusion": matrix + matrix}) == {"confusion": [[2**25 + 2, 0], [0, 2]]}
     state = {"correct": torch.tensor(2**53 // 4), "images": torch.tensor(2**53 // 2)}
     assert Accuracy().compute(state) == {"accuracy": 0.5}
+
+
+class TestMeanIoU(MetricContract):
+    def make(self) -> MeanIoU:
+        return MeanIoU(["background", "cat", "dog"])
+
+    def batch(self, count: int, seed: int = 0) -> tuple[Prediction, Shard]:
+        target, predicted = masks(seed, count)
+        return Prediction(np.arange(count), {"mask": predicted}), Shard(np.arange(count), {"mask": target})
+
+
+def masks(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Targets with void, and predictions that are often right."""
+    drawn = torch.Generator().manual_seed(seed)
+    target, other = (torch.randint(0, 3, (count, 9, 7), generator=drawn) for _ in range(2))
+    predicted = torch.where(torch.rand(target.shape, generator=drawn) < 0.6, target, other)
+    return torch.where(torch.rand(target.shape, generator=drawn) < 0.2, 255, target), predicted
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_numbers_of_masks_are_scikit_learns(seed: int) -> None:
+    target, predicted = masks(seed, 5)
+    metric = MeanIoU(["background", "cat", "dog"])
+    metric.update(Prediction(np.arange(5), {"mask": predicted}), Shard(np.arange(5), {"mask": target}))
+    found, known = metric.compute(metric.state()), target != 255
+    true, guess = target[known].numpy(), predicted[known].numpy()
+    each = sklearn_metrics.jaccard_score(true, guess, average=None)
+    assert [found[f"IoU[{name}]"] for name in ("background", "cat", "dog")] == pytest.approx(list(each))
+    assert found["mIoU"] == pytest.approx(each.mean()) and found["mIoU_objects"] == pytest.approx(each[1:].mean())
+    assert found["pixel_accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(true, guess))
+    assert found["dice"] == pytest.approx(sklearn_metrics.f1_score(true, guess, average="macro"))
+    filled = target.where(known, torch.tensor(0)).flatten().numpy()
+    as_background = sklearn_metrics.jaccard_score(filled, predicted.flatten().numpy(), average="macro")
+    assert found["mIoU_void_as_background"] == pytest.approx(as_background)

@@ -9,7 +9,8 @@ backward on CUDA; with channels_last logits that costs no copy. Everything is co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -130,6 +131,59 @@ class DiceLoss(nn.Module):
         shown = area > 0
         losses = (dice * shown).sum(1) / shown.sum(1).clamp(min=1)
         return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[self.reduction]
+
+
+class OHEMCrossEntropyLoss(nn.Module):
+    """Cross-entropy of the hard pixels of each image: the mean over those whose class has a probability below
+    `threshold`, and over the `kept` hardest at least, a share of the image's pixels that aren't void.
+
+    Logits (n, C, H, W); targets int64 (n, H, W). An image of nothing but void has loss 0. "none" gives (n,).
+    Source: A. Shrivastava, A. Gupta, R. Girshick, Training region-based object detectors with online hard example
+    mining, arXiv:1604.03540, for pixels.
+    """
+
+    def __init__(
+        self, threshold: float = 0.7, kept: float = 1 / 16, void: int = 255, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__()
+        if not 0 < threshold <= 1 or not 0 < kept <= 1:
+            raise ValueError(f"threshold is {threshold} and kept {kept}; both must be above 0 and at most 1")
+        self.least = -math.log(threshold)
+        self.kept = kept
+        self.void = void
+        self.reduction = reduction
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Loss per image, or reduced."""
+        valid = (target != self.void).flatten(1)
+        log_p = F.log_softmax(input, dim=1, dtype=_at_least_float32(input))
+        inside = target.masked_fill(target == self.void, 0)
+        losses = -log_p.gather(1, inside.unsqueeze(1)).squeeze(1).flatten(1).masked_fill(~valid, 0)
+        ranked = losses.detach().masked_fill(~valid, -1).sort(dim=1, descending=True, stable=True)
+        least = torch.arange(losses.shape[1], device=losses.device) < (valid.sum(1, keepdim=True) * self.kept).ceil()
+        hard = torch.zeros_like(valid).scatter(1, ranked.indices, (ranked.values > self.least) | least) & valid
+        losses = (losses * hard).sum(1) / hard.sum(1).clamp(min=1)
+        return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[self.reduction]
+
+
+class Sum(nn.Module):
+    """Several losses of one prediction, each logged by its name: the sum of `weights` times `terms`, 1 where none is
+    given. A task divides each by what it is made of.
+    """
+
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        if unknown := sorted(set(weights or {}) - set(terms)):
+            raise ValueError(f"weights.{unknown[0]}: there is no such term, only {', '.join(terms)}")
+        self.terms = nn.ModuleDict(dict(terms))
+        self.weights = {name: float((weights or {}).get(name, 1.0)) for name in terms}
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The sum of what the terms give."""
+        found: Tensor = sum(
+            (self.weights[name] * term(input, target) for name, term in self.terms.items()), input.new_zeros(())
+        )
+        return found
 
 
 def _weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:

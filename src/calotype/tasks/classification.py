@@ -1,17 +1,14 @@
 """Classification: one label per image, or any number of them.
 
-Reads "image" and "label" of a shard. uint8 images are scaled to 0..1 on the device, float ones are in 0..1 already;
-then they are normalised. Labels are int64 (n,), or class probabilities (n, C) as mixing transforms make them; for
-`MultiLabel` they are float (n, C) of 0 and 1.
-Unusual: mean and standard deviation are kept outside buffers and state dict, since they belong to the config and not to
-the weights, and reach the device with the first batch; `evaluate` gives loss and prediction from one forward pass.
+Reads "image" and "label" of a shard. Labels are int64 (n,), or class probabilities (n, C) as mixing transforms make
+them; for `MultiLabel` they are float (n, C) of 0 and 1.
+Unusual: `evaluate` gives loss and prediction from one forward pass.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ from calotype.errors import ConfigError, DataError
 from calotype.losses import BCEWithLogitsLoss, CrossEntropyLoss
 from calotype.metrics import F1, Accuracy, ExactMatch, PerClass
 from calotype.tasks.gallery import ClassificationGallery
+from calotype.tasks.pixels import Pixels
 from calotype.types import Counts, Loss, Prediction, Term
 
 if TYPE_CHECKING:
@@ -30,22 +28,6 @@ if TYPE_CHECKING:
 
 MOST_OFF = 1e-3
 """By which probabilities of one class may miss a sum of 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Affine:
-    """(x - mean) / std as x * scale + shift: the scale of bytes, that of 0..1, and the shift; each (1, c, 1, 1)."""
-
-    from_bytes: Tensor
-    from_unit: Tensor
-    shift: Tensor
-
-    @property
-    def channels(self) -> int:
-        return self.shift.shape[1]
-
-    def to(self, device: torch.device) -> _Affine:
-        return _Affine(self.from_bytes.to(device), self.from_unit.to(device), self.shift.to(device))
 
 
 class Classification(nn.Module):
@@ -76,8 +58,7 @@ class Classification(nn.Module):
         self._class_weights = self._divisors()
         self._whole_batch = _mean_of(self.loss) if self._class_weights is None else None
         self._per_item = hasattr(self.loss, "reduction")
-        self._normalize = _affine(normalize)
-        self._on_device: dict[torch.device, _Affine] = {}
+        self.images = Pixels(normalize)
         self._metrics = self._default_metrics() if metrics is None else _checked(metrics)
 
     def counts(self, shard: Shard) -> dict[str, float]:
@@ -116,20 +97,6 @@ class Classification(nn.Module):
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         """Factories of fresh metrics by name."""
         return {name: partial(copy.deepcopy, metric) for name, metric in self._metrics.items()}
-
-    def images(self, images: Tensor) -> Tensor:
-        """Images as the network takes them: float, scaled, normalised."""
-        scaled = images.dtype == torch.uint8
-        if self._normalize is None:
-            return images / 255 if scaled else images
-        constants = self._on_device.get(images.device)
-        if constants is None:
-            constants = self._on_device[images.device] = self._normalize.to(images.device)
-        if constants.channels not in (1, images.shape[1]):
-            raise ConfigError(
-                f"{constants.channels} channels of mean and std for images of {images.shape[1]}", key="module.normalize"
-            )
-        return (images * (constants.from_bytes if scaled else constants.from_unit)).add_(constants.shift)
 
     def _loss(self, logits: Tensor, shard: Shard, counts: Counts) -> Loss:
         label = shard["label"]
@@ -272,14 +239,3 @@ def _divisors(loss: nn.Module, num_classes: int) -> Tensor | None:
     if 0 <= ignored < num_classes:
         divisors[ignored] = 0
     return divisors
-
-
-def _affine(normalize: Mapping[str, Sequence[float]] | None) -> _Affine | None:
-    if normalize is None:
-        return None
-    if set(normalize) != {"mean", "std"} or len(normalize["mean"]) != len(normalize["std"]):
-        raise ConfigError("write {mean: [...], std: [...]}, one value per channel", key="module.normalize")
-    mean, std = (torch.tensor(list(normalize[name]), dtype=torch.float64).view(1, -1, 1, 1) for name in ("mean", "std"))
-    if not bool((std > 0).all()):
-        raise ConfigError("std must be greater than 0", key="module.normalize.std")
-    return _Affine((1 / (255 * std)).float(), (1 / std).float(), (-mean / std).float())

@@ -1,0 +1,173 @@
+"""Semantic segmentation: a class for every pixel.
+
+Reads "image" and "mask" of a shard; masks are int64 (n, H, W), 255 is void. A network gives logits (n, C, H, W), or a
+mapping with them as "out" and those of an auxiliary head as "aux", as torchvision's do; smaller logits are resized to
+the mask's size, bilinearly.
+A loss is divided by what it is made of: one that gives a value for each pixel by the batch's pixels that aren't void
+(or by the weights of their classes), one that gives a value for each image (Dice, OHEM) by its images.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calotype.errors import ConfigError, DataError
+from calotype.losses import CrossEntropyLoss, Sum
+from calotype.metrics import MeanIoU
+from calotype.tasks.pixels import Pixels
+from calotype.types import Counts, Loss, Prediction, Term
+
+if TYPE_CHECKING:
+    from calotype.types import Metric, Shard
+
+VOID = 255
+"""The id of pixels that count nowhere."""
+
+
+class Segmentation(nn.Module):
+    """The segmentation task.
+
+    `classes` begin with the background. `loss` is cross-entropy where none is given, or a `Sum` of several. `void` says
+    what becomes of void pixels: "ignore" leaves them out of the losses, "background" makes them class 0 there; metrics
+    tell both. `aux_weight` is that of the auxiliary head's loss, where the network has one. `normalize` is
+    {"mean": [...], "std": [...]} per channel, `metrics` replaces the default.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[str],
+        loss: nn.Module | None = None,
+        normalize: Mapping[str, Sequence[float]] | None = None,
+        void: str = "ignore",
+        aux_weight: float = 0.4,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
+        super().__init__()
+        if void not in ("ignore", "background"):
+            raise ConfigError(f"{void!r} is not allowed; allowed: ignore, background", key="module.void")
+        self.network, self.classes, self.void, self.aux_weight = network, tuple(classes), void, aux_weight
+        self.num_classes = len(self.classes)
+        given = CrossEntropyLoss() if loss is None else loss
+        self.losses = nn.ModuleDict(dict(given.terms.items()) if isinstance(given, Sum) else {"loss": given})
+        self.loss_weights = given.weights if isinstance(given, Sum) else {"loss": 1.0}
+        for name, term in self.losses.items():
+            self.losses[name] = _unreduced(term, name)
+        self.images = Pixels(normalize)
+        self._metrics = {"iou": MeanIoU(self.classes)} if metrics is None else dict(metrics)
+
+    def counts(self, shard: Shard) -> dict[str, float]:
+        """The shard's images and pixels that aren't void, and the weights of their classes where a loss has such.
+
+        Reads the masks on the CPU. Raises DataError naming the sample whose mask holds an id that is no class.
+        """
+        mask = self._target(shard["mask"].cpu())
+        present = torch.bincount(mask.flatten(), minlength=VOID + 1) if mask.numel() and mask.min() >= 0 else None
+        if present is None or int(present[self.num_classes : VOID].sum()) or len(present) > VOID + 1:
+            raise self._no_class(shard, mask)
+        pixels = present[: self.num_classes].double()
+        counts = {"images": float(len(mask)), "pixels": float(pixels.sum())}
+        for name, loss in self.losses.items():
+            if (weight := _class_weights(loss)) is not None:
+                counts[f"{name}_weight"] = float(pixels @ weight.double().cpu())
+        return counts
+
+    def forward(self, shard: Shard, counts: Counts) -> Loss:
+        """The shard's share of the batch's loss."""
+        return self._loss(self.network(self.images(shard["image"])), shard, counts)
+
+    def predict(self, shard: Shard) -> Prediction:
+        """Fields: "mask" (n, H, W) int64, the class of every pixel of the images as the shard has them."""
+        return self._prediction(self._logits(self.network(self.images(shard["image"])), shard["image"]), shard)
+
+    def evaluate(self, shard: Shard, counts: Counts) -> tuple[Loss, Prediction]:
+        """What forward and predict give, from one pass through the network."""
+        found = self.network(self.images(shard["image"]))
+        return self._loss(found, shard, counts), self._prediction(self._logits(found, shard["image"]), shard)
+
+    def metrics(self) -> dict[str, Callable[[], Metric]]:
+        """Factories of fresh metrics by name."""
+        return {name: partial(copy.deepcopy, metric) for name, metric in self._metrics.items()}
+
+    def _target(self, mask: Tensor) -> Tensor:
+        return torch.where(mask == VOID, 0, mask) if self.void == "background" else mask
+
+    def _prediction(self, logits: Tensor, shard: Shard) -> Prediction:
+        return Prediction(shard.ids, {"mask": logits.argmax(1)})
+
+    def _logits(self, found: Tensor | Mapping[str, Tensor], like: Tensor, name: str = "out") -> Tensor:
+        logits = found[name] if isinstance(found, Mapping) else found
+        if logits.shape[1] != self.num_classes:
+            raise ConfigError(
+                f"it gives {logits.shape[1]} outputs and there are {self.num_classes} classes", key="module.network"
+            )
+        size = like.shape[-2:]
+        return logits if logits.shape[-2:] == size else F.interpolate(logits, size, mode="bilinear")
+
+    def _loss(self, found: Tensor | Mapping[str, Tensor], shard: Shard, counts: Counts) -> Loss:
+        target = self._target(shard["mask"])
+        heads = {"": 1.0}
+        if isinstance(found, Mapping) and "aux" in found and self.aux_weight:
+            heads["aux_"] = self.aux_weight
+        terms: dict[str, Term] = {}
+        total: Tensor = torch.zeros((), device=target.device)
+        for head, factor in heads.items():
+            logits = self._logits(found, target, "aux" if head else "out")
+            for name, loss in self.losses.items():
+                weight = factor * self.loss_weights[name]
+                value, divisor, items = self._term(name, _at(loss, logits, target), loss, target, counts)
+                total = total + (weight * value / divisor if divisor else value * 0)
+                terms[head + name] = Term(value.detach(), items, weight)
+        return Loss(total, terms)
+
+    def _term(
+        self, name: str, losses: Tensor, loss: nn.Module, target: Tensor, counts: Counts
+    ) -> tuple[Tensor, float, float]:
+        """A term's sum over the shard, what it is divided by in the batch, and the shard's part of that."""
+        if losses.dim() < 2:  # a value for each image, or their mean
+            value = losses.sum() if losses.dim() else losses * len(target)
+            return value, counts["images"], float(len(target))
+        key = f"{name}_weight" if _class_weights(loss) is not None else "pixels"
+        # its part by its images: sums to the divisor over the batch without asking the device
+        return losses.sum(), counts[key], counts[key] * len(target) / counts["images"]
+
+    def _no_class(self, shard: Shard, mask: Tensor) -> DataError:
+        wrong = (mask < 0) | ((mask >= self.num_classes) & (mask != VOID))
+        row = int(wrong.flatten(1).any(1).int().argmax())
+        values = sorted({*mask[row][wrong[row]].tolist()})
+        return DataError(
+            f"the mask of sample {shard.ids[row]} holds {', '.join(map(str, values[:5]))}, outside "
+            f"0..{self.num_classes - 1} and not {VOID} (void); correct the mask, or the number of classes"
+        )
+
+
+def _unreduced(loss: nn.Module, name: str) -> nn.Module:
+    if getattr(loss, "reduction", "mean") == "sum":
+        raise ConfigError("a task divides its loss itself; leave reduction out", key=f"module.loss.{name}")
+    loss = copy.deepcopy(loss)
+    if hasattr(loss, "reduction"):
+        loss.reduction = "none"  # type: ignore[assignment]
+    if hasattr(loss, "ignore_index"):
+        loss.ignore_index = VOID  # type: ignore[assignment]
+    return loss
+
+
+def _at(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+    """A loss that is 0 at void pixels, whether it knows of void or not."""
+    if hasattr(loss, "ignore_index") or hasattr(loss, "void"):
+        return cast(Tensor, loss(logits, target))
+    void = target == VOID
+    losses: Tensor = loss(logits, target.masked_fill(void, 0))
+    return losses.masked_fill(void, 0) if losses.shape == target.shape else losses
+
+
+def _class_weights(loss: nn.Module) -> Tensor | None:
+    weight: Any = getattr(loss, "weight", None)
+    return weight if isinstance(weight, Tensor) else None
