@@ -168,14 +168,17 @@ class OHEMCrossEntropyLoss(nn.Module):
 
 class Sum(nn.Module):
     """Several losses of one prediction, each logged by its name: the sum of `weights` times `terms`, 1 where none is
-    given. A task divides each by what it is made of.
+    given; of an auxiliary head `aux` times as much. A task divides each by what it is made of.
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None, aux: float = 0.4
+    ) -> None:
         super().__init__()
         if unknown := sorted(set(weights or {}) - set(terms)):
             raise ValueError(f"weights.{unknown[0]}: there is no such term, only {', '.join(terms)}")
         self.terms = nn.ModuleDict(dict(terms))
+        self.aux = aux
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in terms}
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

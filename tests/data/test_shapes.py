@@ -17,12 +17,12 @@ from tests.contracts.source import SourceContract, digest
 
 class TestMasks(SourceContract):
     def make(self) -> Shapes:
-        return Shapes(train=40, val=8, test=8)
+        return Shapes(images=(40, 8, 8))
 
 
 class TestBoxes(SourceContract):
     def make(self) -> Shapes:
-        return Shapes("boxes", train=40, val=8, test=8)
+        return Shapes("boxes", images=(40, 8, 8))
 
 
 def samples(**options: Any) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def test_another_seed_draws_others_and_another_process_the_same() -> None:
 
 def test_what_it_can_be_asked_for() -> None:
     assert Shapes().classes == ("background", *FORMS) and Shapes("boxes").classes == tuple(FORMS)
-    assert [len(Shapes(train=3, val=2, test=1).split(name)) for name in ("train", "val", "test")] == [3, 2, 1]
-    assert np.array_equal(Shapes(train=3, val=2, test=1).split("val").ids, [3, 4])
+    assert [len(Shapes(images=(3, 2, 1)).split(name)) for name in ("train", "val", "test")] == [3, 2, 1]
+    assert np.array_equal(Shapes(images=(3, 2, 1)).split("val").ids, [3, 4])
     with pytest.raises(DataError, match=r"data\.target: 'label' is not allowed; allowed: mask, boxes"):
         Shapes("label")  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ class TestHardPixels(TestCrossEntropy):
 class TestSumOfThree(TestCrossEntropy):
     def make(self) -> Any:
         terms = {"ce": CrossEntropyLoss(WEIGHTS), "dice": DiceLoss(), "focal": FocalLoss()}
-        return Segmentation(Net(aux=True), CLASSES, Sum(terms, {"dice": 0.5, "focal": 3.0}), aux_weight=0.3)
+        return Segmentation(Net(aux=True), CLASSES, Sum(terms, {"dice": 0.5, "focal": 3.0}, aux=0.3))
 
 
 def value(task: Segmentation, of: Shard) -> float:
@@ -106,8 +106,12 @@ def test_the_value_is_pytorchs(void: str, ignored: int) -> None:
 def test_an_auxiliary_head_adds_its_part_of_the_loss() -> None:
     of, network = shard([0, 1]), Net(aux=True)
     out, aux = (value(Segmentation(_Only(network, name), CLASSES), of) for name in ("out", "aux"))
-    assert value(Segmentation(network, CLASSES, aux_weight=0.25), of) == pytest.approx(out + 0.25 * aux, rel=1e-6)
-    assert value(Segmentation(network, CLASSES, aux_weight=0), of) == pytest.approx(out, rel=1e-6)
+    assert value(Segmentation(network, CLASSES, Sum({"ce": CrossEntropyLoss()}, aux=0.25)), of) == pytest.approx(
+        out + 0.25 * aux, rel=1e-6
+    )
+    assert value(Segmentation(network, CLASSES, Sum({"ce": CrossEntropyLoss()}, aux=0)), of) == pytest.approx(
+        out, rel=1e-6
+    )
 
 
 class _Only(nn.Module):

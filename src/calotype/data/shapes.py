@@ -53,7 +53,8 @@ FORMS: Mapping[str, Callable[[Plane, Plane], Plane]] = {
 
 
 class Shapes:
-    """`train`, `val` and `test` images of `size` x `size` pixels with one to `most` shapes each, drawn by `draw_seed`.
+    """Images of `size` x `size` pixels with one to `most` shapes each, drawn by `draw_seed`; `images` says how many to
+    train, validate and test with.
 
     `target` is "mask", with the background as class 0, or "boxes". Raises DataError for a split there is none of.
     """
@@ -65,16 +66,14 @@ class Shapes:
         target: Literal["mask", "boxes"] = "mask",
         size: int = 64,
         most: int = 4,
-        train: int = 1024,
-        val: int = 128,
-        test: int = 256,
+        images: Sequence[int] = (1024, 128, 256),
         draw_seed: int = 0,
     ) -> None:
         if target not in ("mask", "boxes"):
             raise DataError(f"{target!r} is not allowed; allowed: mask, boxes", key="data.target")
         self.target, self.size, self.most, self.draw_seed = target, size, most, draw_seed
         self.classes = (*(["background"] if target == "mask" else []), *FORMS)
-        ends = np.cumsum([0, train, val, test])
+        ends = np.cumsum([0, *images])
         self._ids = {name: np.arange(*ends[at : at + 2]) for at, name in enumerate(self.splits)}
 
     def split(self, name: str) -> ShapesSource:

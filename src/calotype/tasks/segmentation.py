@@ -36,8 +36,7 @@ class Segmentation(nn.Module):
 
     `classes` begin with the background. `loss` is cross-entropy where none is given, or a `Sum` of several. `void` says
     what becomes of void pixels: "ignore" leaves them out of the losses, "background" makes them class 0 there; metrics
-    tell both. `aux_weight` is that of the auxiliary head's loss, where the network has one. `normalize` is
-    {"mean": [...], "std": [...]} per channel, `metrics` replaces the default.
+    tell both. `normalize` is {"mean": [...], "std": [...]} per channel, `metrics` replaces the default.
     """
 
     def __init__(
@@ -47,19 +46,16 @@ class Segmentation(nn.Module):
         loss: nn.Module | None = None,
         normalize: Mapping[str, Sequence[float]] | None = None,
         void: str = "ignore",
-        aux_weight: float = 0.4,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         if void not in ("ignore", "background"):
             raise ConfigError(f"{void!r} is not allowed; allowed: ignore, background", key="module.void")
-        self.network, self.classes, self.void, self.aux_weight = network, tuple(classes), void, aux_weight
+        self.network, self.classes, self.void = network, tuple(classes), void
         self.num_classes = len(self.classes)
-        given = CrossEntropyLoss() if loss is None else loss
-        self.losses = nn.ModuleDict(dict(given.terms.items()) if isinstance(given, Sum) else {"loss": given})
-        self.loss_weights = given.weights if isinstance(given, Sum) else {"loss": 1.0}
-        for name, term in self.losses.items():
-            self.losses[name] = _unreduced(term, name)
+        given = loss if isinstance(loss, Sum) else Sum({"loss": CrossEntropyLoss() if loss is None else loss})
+        self.losses = nn.ModuleDict({name: _unreduced(term, name) for name, term in given.terms.items()})
+        self.weights, self.aux = given.weights, given.aux
         self.images = Pixels(normalize)
         self._metrics = {"iou": MeanIoU(self.classes)} if metrics is None else dict(metrics)
 
@@ -114,14 +110,14 @@ class Segmentation(nn.Module):
     def _loss(self, found: Tensor | Mapping[str, Tensor], shard: Shard, counts: Counts) -> Loss:
         target = self._target(shard["mask"])
         heads = {"": 1.0}
-        if isinstance(found, Mapping) and "aux" in found and self.aux_weight:
-            heads["aux_"] = self.aux_weight
+        if isinstance(found, Mapping) and "aux" in found and self.aux:
+            heads["aux_"] = self.aux
         terms: dict[str, Term] = {}
         total: Tensor = torch.zeros((), device=target.device)
         for head, factor in heads.items():
             logits = self._logits(found, target, "aux" if head else "out")
             for name, loss in self.losses.items():
-                weight = factor * self.loss_weights[name]
+                weight = factor * self.weights[name]
                 value, divisor, items = self._term(name, _at(loss, logits, target), loss, target, counts)
                 total = total + (weight * value / divisor if divisor else value * 0)
                 terms[head + name] = Term(value.detach(), items, weight)
