@@ -1,0 +1,71 @@
+"""Masks are read as the numbers that were written, whatever the format, or refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calotype.data.masks import decode, encode, palette
+from calotype.errors import DataError
+
+IDS = np.array([[0, 1, 20], [255, 7, 1]], np.uint8)
+VOC = Path(__file__).parents[3] / "shared/data/voc2012_mini/VOCdevkit/VOC2012/SegmentationClass"
+
+
+def saved(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_a_palette_holds_numbers() -> None:
+    assert decode(encode(IDS)).tolist() == IDS.tolist()
+    with Image.open(io.BytesIO(encode(IDS))) as image:
+        assert image.mode == "P" and image.convert("RGB").getpixel((2, 0)) == (0, 64, 128)
+
+
+def test_the_palette_is_vocs() -> None:
+    expected = {1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128), 255: (224, 224, 192)}
+    assert {number: tuple(palette()[number].tolist()) for number in expected} == expected
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_grey_levels_are_numbers(kind: str) -> None:
+    assert decode(saved(Image.fromarray(IDS), kind)).tolist() == IDS.tolist()
+
+
+def test_of_sixteen_bits_all_are_kept() -> None:
+    wide = IDS.astype(np.uint16) * 257
+    assert decode(saved(Image.fromarray(wide))).tolist() == wide.tolist()
+
+
+def test_colours_are_looked_up() -> None:
+    colours = {tuple(palette()[number].tolist()): int(number) for number in np.unique(IDS)}
+    content = saved(Image.fromarray(palette()[IDS]))
+    assert decode(content, colours).tolist() == IDS.tolist()  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"\(128, 0, 0\), .* is no class's colour; data.colours has 1"):
+        decode(content, {(0, 0, 0): 0})
+    with pytest.raises(DataError, match=r"holds colours or 32-bit values \(mode RGB\)"):
+        decode(content)
+
+
+def test_what_is_no_mask_is_refused() -> None:
+    with pytest.raises(DataError, match="a JPEG changes the numbers"):
+        decode(saved(Image.fromarray(IDS), "JPEG"))
+    with pytest.raises(DataError, match="6x1 pixels are more than max_pixels=5"):
+        decode(saved(Image.fromarray(IDS.reshape(1, 6))), max_pixels=5)
+    for content in (b"", b"no image", encode(IDS)[:40]):
+        with pytest.raises(DataError, match="damaged mask, or no PNG"):
+            decode(content)
+
+
+@pytest.mark.data
+def test_real_masks_hold_classes_and_void() -> None:
+    if not VOC.is_dir():
+        pytest.skip("not installable: the VOC masks are not on this machine")
+    found = {int(value) for file in sorted(VOC.glob("*.png"))[:20] for value in decode(file.read_bytes()).unique()}
+    assert found <= {*range(21), 255} and len(found) > 5
