@@ -42,7 +42,7 @@ class Segmentation(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        classes: Sequence[str],
+        classes: Sequence[str] = (),
         loss: nn.Module | None = None,
         normalize: Mapping[str, Sequence[float]] | None = None,
         void: str = "ignore",
@@ -51,6 +51,8 @@ class Segmentation(nn.Module):
         super().__init__()
         if void not in ("ignore", "background"):
             raise ConfigError(f"{void!r} is not allowed; allowed: ignore, background", key="module.void")
+        if not classes:
+            raise ConfigError("the data set has no classes; name them", key="module.classes")
         self.network, self.classes, self.void = network, tuple(classes), void
         self.num_classes = len(self.classes)
         given = loss if isinstance(loss, Sum) else Sum({"loss": CrossEntropyLoss() if loss is None else loss})
