@@ -53,6 +53,18 @@ def decode(content: bytes, colours: Colours | None = None, max_pixels: int = MAX
     return tv_tensors.Mask(torch.from_numpy(ids))
 
 
+def sbd(content: bytes) -> tv_tensors.Mask:
+    """The mask in a .mat file of the Semantic Boundaries Dataset, int64 (H, W). Raises DataError for another file."""
+    from scipy.io import loadmat
+
+    try:
+        ids = loadmat(io.BytesIO(content))["GTcls"]["Segmentation"][0, 0].astype(np.int64)
+    except Exception as error:
+        # scipy's parser raises what a damaged file makes it stumble over
+        raise DataError(f"is no mask of SBD: {error or type(error).__name__}") from error
+    return tv_tensors.Mask(torch.from_numpy(ids))
+
+
 def encode(mask: npt.NDArray[np.uint8]) -> bytes:
     """A PNG with the palette of PASCAL VOC that holds these numbers, (H, W)."""
     image, file = Image.fromarray(mask), io.BytesIO()
