@@ -28,6 +28,7 @@ DATA: dict[str, Callable[[Path], Path]] = {
     "cifar10_resnet18": lambda folder: cifar.write(folder / "cifar-10-batches-py", cifar.files_10(20)),
     "image_folder": lambda folder: photos.draw(folder, {"train": 4, "val": 2}),
     "digits": lambda folder: folder,
+    "shapes_segmentation": lambda folder: folder,
     "fine_tune": lambda folder: folder,
 }
 """Writes what an experiment reads into a folder: a hundred images or less to train on."""
