@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
@@ -22,6 +29,7 @@ from calotype.metrics import (
     count,
     iou,
     mean_iou,
+    paired,
     rank,
 )
 from calotype.types import Metric, Prediction, Shard
@@ -251,7 +259,96 @@ def test_the_numbers_of_masks_are_scikit_learns(seed: int) -> None:
     assert [found[f"IoU[{name}]"] for name in ("background", "cat", "dog")] == pytest.approx(list(each))
     assert found["mIoU"] == pytest.approx(each.mean()) and found["mIoU_objects"] == pytest.approx(each[1:].mean())
     assert found["pixel_accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(true, guess))
-    assert found["dice"] == pytest.approx(sklearn_metrics.f1_score(true, guess, average="macro"))
+    assert found["mDice"] == pytest.approx(sklearn_metrics.f1_score(true, guess, average="macro"))
     filled = target.where(known, torch.tensor(0)).flatten().numpy()
     as_background = sklearn_metrics.jaccard_score(filled, predicted.flatten().numpy(), average="macro")
     assert found["mIoU_void_as_background"] == pytest.approx(as_background)
+
+
+@pytest.mark.parametrize("classes", [127, 128, 255])
+def test_many_classes_are_counted_as_few_are(classes: int) -> None:
+    drawn = torch.Generator().manual_seed(classes)
+    target, predicted = (torch.randint(0, classes, (2, 40, 40), generator=drawn) for _ in range(2))
+    target[0, :3] = 255
+    table = paired(target, predicted, classes)
+    assert torch.equal(table[:-1], confusion(target.where(target != 255, -1), predicted, classes))
+    assert torch.equal(table[-1], predicted[target == 255].bincount(minlength=classes))
+
+
+def test_pairs_of_pixels_are_counted_ten_times_as_fast_as_by_scatter() -> None:
+    """Of 8 masks of 513 x 513 on one core: 1.4 ms where nothing else runs. Alternated, the fastest of five."""
+    masks = torch.randint(0, 21, (2, 8, 513, 513), dtype=torch.uint8)
+    wide, threads = masks.long(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times: dict[str, list[float]] = {"paired": [], "confusion": []}
+        for _ in range(5):
+            for name, call in (
+                ("paired", lambda: paired(masks[0], masks[1], 21)),
+                ("confusion", lambda: confusion(wide[0], wide[1], 21)),
+            ):
+                start = time.thread_time()
+                call()
+                times[name].append(time.thread_time() - start)
+    finally:
+        torch.set_num_threads(threads)
+    assert 10 * min(times["paired"]) < min(times["confusion"])
+
+
+REAL = Path(__file__).parents[2] / "shared/data/voc2012_mini/SegmentationClassAug_val1449.zip"
+
+
+def real_masks() -> Iterator[npt.NDArray[np.uint8]]:
+    """The ids of the validation masks of VOC 2012."""
+    if not REAL.is_file():
+        pytest.skip("not installable: the masks of VOC 2012 are not on this machine")
+    with zipfile.ZipFile(REAL) as archive:
+        for name in archive.namelist():
+            if name.endswith(".png"):
+                with Image.open(io.BytesIO(archive.read(name))) as image:
+                    yield np.array(image)
+
+
+def measured(pairs: Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) -> dict[str, float]:
+    """What MeanIoU makes of (target, prediction) of one image each."""
+    metric = MeanIoU([str(number) for number in range(21)])
+    for number, (target, predicted) in enumerate(pairs):
+        true, guess = (torch.from_numpy(mask).long().unsqueeze(0) for mask in (target, predicted))
+        ids = np.array([number])
+        metric.update(Prediction(ids, {"mask": guess}), Shard(ids, {"mask": true}))
+    return metric.compute(metric.state())
+
+
+@pytest.mark.data
+@pytest.mark.long
+@pytest.mark.guarantee(
+    "mIoU over real masks is that of an independent computation",
+    condition="the 1,449 validation masks of VOC 2012 against perturbed copies, scikit-learn; 1e-12",
+)
+def test_real_masks_against_perturbed_copies() -> None:
+    """Copies are shifted, and a class is taken for another in one image of three."""
+
+    def perturbed(number: int, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        moved = np.roll(mask, (number % 7, number % 5), (0, 1)) % 21
+        return np.where(moved == number % 21, (number + 3) % 21, moved).astype(np.uint8) if number % 3 == 0 else moved
+
+    table = np.zeros((21, 21), np.int64)
+
+    def pairs() -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+        for number, mask in enumerate(real_masks()):
+            copy = perturbed(number, mask)
+            known = mask != 255
+            table[:] += sklearn_metrics.confusion_matrix(mask[known], copy[known], labels=range(21))
+            yield mask, copy
+
+    found = measured(pairs())
+    each = table.diagonal() / (table.sum(0) + table.sum(1) - table.diagonal())
+    assert [found[f"IoU[{number}]"] for number in range(21)] == pytest.approx(list(each), abs=1e-12)
+    assert found["mIoU"] == pytest.approx(each.mean(), abs=1e-12)
+    assert 0.5 < found["mIoU"] < 0.95, "neither all right nor all wrong"
+
+
+@pytest.mark.data
+def test_background_everywhere_scores_what_is_known() -> None:
+    found = measured((mask, np.zeros_like(mask)) for mask in real_masks())
+    assert (round(found["pixel_accuracy"], 6), round(found["mIoU"], 6)) == (0.733180, 0.034913)

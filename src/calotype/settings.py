@@ -134,11 +134,12 @@ class TrainerSettings:
 @dataclass(frozen=True, slots=True)
 class DataSettings:
     """Node `data` beside the arguments of its data set. Batch sizes are global; `workers` and `prefetch` change no
-    bit.
+    bit. `crop_size` is there for transforms to name it, as ${data.crop_size}.
     """
 
     batch_size: int = 64
     eval_batch_size: int = 256
+    crop_size: int | None = None
     workers: int = 2
     prefetch: int = 2
     pipeline: Literal["native"] = "native"
@@ -156,22 +157,25 @@ class DataSettings:
 @dataclass(frozen=True, slots=True)
 class InitFrom:
     """Weights to start from: a safetensors file, a checkpoint folder, or a run folder, whose best checkpoint is meant;
-    and the least share of tensors it must give.
+    the part of the network that they are `into`, if not all of it; and the least share of its tensors it must give.
     """
 
     path: str
     min_loaded: float = 0.5
+    into: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Published weights to start from: `timm/NAME[.TAG]`, `torchvision/NAME_Weights.MEMBER` or a file; the sha256 it
-    must have; and the least share of tensors it must give. They are looked for on this machine and never fetched.
+    must have; the part of the network that they are `into`, such as its backbone, if not all of it; and the least share
+    of its tensors it must give. They are looked for on this machine and never fetched.
     """
 
     source: str
     sha256: str | None = None
     min_loaded: float = 0.5
+    into: str = ""
 
 
 @dataclass(frozen=True, slots=True)

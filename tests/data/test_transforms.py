@@ -74,6 +74,8 @@ def test_what_is_smaller_is_padded_around_its_middle() -> None:
     assert padded["image"][:, 0, 0].tolist() == [9, 8, 7]
     assert (padded["mask"] == VOID).sum() == 513 * 513 - 375 * 500 + (drawn["mask"] == VOID).sum()
     assert PadTo([300, 600])(drawn)["image"].shape == (3, 375, 600), "what is larger stays"
+    assert PadTo(divisor=32)(drawn)["image"].shape == (3, 384, 512)
+    assert PadTo(513, divisor=16)(drawn)["image"].shape == (3, 528, 528)
 
 
 @pytest.mark.guarantee(
@@ -140,6 +142,7 @@ def test_blur_leaves_masks_and_is_drawn() -> None:
         (lambda: RandomScaleCrop(0), "size 0"),
         (lambda: RandomScaleCrop(8, scale=(2, 1)), "scale"),
         (lambda: RandomScaleCrop(8, pad_to=7), "pad_to"),
+        (lambda: PadTo(divisor=0), "divisor 0"),
         (lambda: RandomBlur(4), "size 4"),
         (lambda: RandomBlur(p=1)(tv_tensors.Image(torch.zeros(3, 8, 8))), "uint8"),
     ],

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from calotype.engine.checkpoint import Checkpoints
-from calotype.engine.weights import Loaded, take_over
-from calotype.errors import CheckpointError
+from calotype.engine.weights import Loaded, Place, take_over
+from calotype.errors import CheckpointError, ConfigError
 from calotype.files import sha256_file
 
 
@@ -21,8 +21,8 @@ def net() -> Any:
     return nn.ModuleDict({"body": nn.Conv2d(1, 2, 3), "norm": nn.BatchNorm2d(2), "head": nn.Linear(2, 3)})
 
 
-def take(network: Any, path: Path, least: float = 0.5, **options: str) -> Loaded:
-    return take_over(network, path, least, key="module.init_from", **options)
+def take(network: Any, path: Path, least: float = 0.5, *, into: str = "", **options: str) -> Loaded:
+    return take_over(network, path, Place(into, least, "module.init_from"), **options)
 
 
 def tensors(**changes: Any) -> dict[str, torch.Tensor]:
@@ -69,6 +69,18 @@ def test_too_little_is_refused_with_the_table(tmp_path: Path) -> None:
     ):
         take(net(), file)
     take(net(), file, 0.1)
+
+
+def test_weights_go_into_a_part_of_the_network(tmp_path: Path) -> None:
+    file = safe(tmp_path / "w.safetensors", {"weight": torch.ones(2, 1, 3, 3), "other": torch.ones(1)})
+    network = net()
+    found = take(network, file, into="body")
+    assert found.loaded == ["body.weight"] and found.share("body.") == 0.5, "half of the part, its bias being new"
+    assert found.skipped == ["body.other"] and torch.equal(network["body"].weight, torch.ones(2, 1, 3, 3))
+    with pytest.raises(CheckpointError, match=r"gives 50% of the network's body tensors.*New: body\.bias; of"):
+        take(net(), file, 0.6, into="body")
+    with pytest.raises(ConfigError, match=r"module\.init_from\.into: .*no part 'bodi'; it has body, norm, head"):
+        take(net(), file, into="bodi")
 
 
 def test_another_digest_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -38,6 +38,22 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 """What the random kills are spread over; the toy as it stands has 4 shards, EMA, clipping, precision 32, cosine."""
 
 
+def _segmentation() -> dict[str, Any]:
+    """The real task with all that it has: void, class weights, three losses, an auxiliary head, smaller logits."""
+    losses = {
+        "ce": {"_target_": "calotype.losses.CrossEntropyLoss", "weight": [0.7, 1.3, 2.1]},
+        "dice": {"_target_": "calotype.losses.DiceLoss"},
+        "hard": {"_target_": "calotype.losses.OHEMCrossEntropyLoss", "threshold": 0.5, "kept": 0.2},
+    }
+    return {
+        "_target_": "calotype.tasks.segmentation.Segmentation",
+        "network": {"_target_": "tests.toys.segmentation.TwoHeads", "num_classes": None},
+        "loss": {"_target_": "calotype.losses.Sum", "terms": losses, "weights": {"dice": 0.5}, "aux": 0.3},
+        "normalize": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]},
+        "monitor": "val/mIoU",
+    }
+
+
 def toy(task: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """The config tree of a toy task; `sections` are merged over it (trainer={...}, data={...}, ...)."""
     flip = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}
@@ -74,6 +90,12 @@ def toy(task: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dic
         "tracking": {},
         "paths": {"data": str(root), "runs": str(runs)},
     }
+    if task == "segmentation":
+        tree["module"] |= _segmentation()
+        tree["data"]["train_transforms"] += [
+            {"_target_": "calotype.data.transforms.RandomScaleCrop", "size": 12, "scale": [0.6, 1.6], "pad_to": 14},
+            {"_target_": "calotype.data.transforms.RandomBlur"},
+        ]
     for name, values in sections.items():
         tree[name] = {**tree[name], **values}
     return tree

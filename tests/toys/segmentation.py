@@ -48,3 +48,17 @@ class ToySegmentation(nn.Module):
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         return {"accuracy": Share}
+
+
+class TwoHeads(nn.Module):
+    """A stem, logits at half size, and those of an auxiliary head at full size."""
+
+    def __init__(self, num_classes: int, width: int = 8) -> None:
+        super().__init__()
+        self.stem = stem(width)
+        self.head = nn.Conv2d(width, num_classes, 3, stride=2, padding=1)
+        self.aux = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        found = self.stem(image)
+        return {"out": self.head(found), "aux": self.aux(found)}

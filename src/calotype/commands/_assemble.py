@@ -295,14 +295,15 @@ def build_task(
     """The task on its device, its weights drawn under the key of their role or taken over from a file, of several the
     one with the sha256 `weights`.
 
-    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's; so does
-    a network whose `num_classes` is null.
+    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's; a network
+    whose `num_classes` or `classes` (as some libraries call their number) is null gets the number.
     """
     trainer, start = settings.trainer, Start.of(settings.module)
     seed_everything(key(settings.seed, "init"))
     node = dict(settings.task)
-    if isinstance(network := node.get("network"), Mapping) and network.get("num_classes", 0) is None:
-        node["network"] = {**network, "num_classes": len(classes)}
+    if isinstance(network := node.get("network"), Mapping):
+        asked = [name for name in ("num_classes", "classes") if network.get(name, 0) is None]
+        node["network"] = {**network, **dict.fromkeys(asked, len(classes))}
     task = build(node, "module", **_told(node, classes))
     check_network(task, "module.network" if "network" in settings.task else "module")
     loaded = start.begin(task.network, weights) if start else None

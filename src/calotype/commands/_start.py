@@ -16,7 +16,7 @@ from calotype.commands._model import chosen
 from calotype.config.build import split_settings
 from calotype.config.compose import compose
 from calotype.config.published import Published, is_published, published
-from calotype.engine.weights import Loaded, take_over
+from calotype.engine.weights import Loaded, Place, take_over
 from calotype.errors import CheckpointError
 from calotype.files import sha256_file
 from calotype.record.folder import RunFolder
@@ -37,16 +37,17 @@ class Start:
     source: str
     min_loaded: float
     sha256: str | None = None
+    into: str = ""
 
     @classmethod
     def of(cls, module: ModuleSettings) -> Start | None:
         """Those of a module; None where its network begins as it is drawn."""
         if module.weights is not None:
             found = Weights(module.weights) if isinstance(module.weights, str) else module.weights
-            return cls("weights", found.source, found.min_loaded, found.sha256)
+            return cls("weights", found.source, found.min_loaded, found.sha256, found.into)
         if module.init_from is not None:
             own = InitFrom(module.init_from) if isinstance(module.init_from, str) else module.init_from
-            return cls("init_from", own.path, own.min_loaded)
+            return cls("init_from", own.path, own.min_loaded, None, own.into)
         return None
 
     @property
@@ -78,7 +79,8 @@ class Start:
         """
         named = self.published()
         wanted = self.sha256 or (named.remote.sha256 if named else "")
-        loaded = take_over(network, self.find(digest), self.min_loaded, key=self.key, sha256=wanted)
+        place = Place(self.into, self.min_loaded, self.key)
+        loaded = take_over(network, self.find(digest), place, sha256=wanted)
         loaded.source = self.source
         return loaded
 

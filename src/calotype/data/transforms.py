@@ -82,20 +82,24 @@ class RandomScaleCrop(v2.Transform):
 
 
 class PadTo(v2.Transform):
-    """Pad around the middle to `size` (one side, or height and width) what is smaller; what is larger stays.
+    """Pad around the middle to `size` (one side, or height and width) what is smaller; what is larger stays. Then pad
+    on to a multiple of `divisor`, which networks that halve their maps five times want to be 32.
 
     Padding is `fill`, a level or one for each channel, void in masks.
     """
 
-    def __init__(self, size: int | Sequence[int], fill: int | Sequence[int] = 0) -> None:
+    def __init__(self, size: int | Sequence[int] = 1, fill: int | Sequence[int] = 0, divisor: int = 1) -> None:
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        self.fill = fill
+        if min(*self.size, divisor) < 1:
+            raise ConfigError(f"size {size} and divisor {divisor} must be at least 1")
+        self.fill, self.divisor = fill, divisor
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The padding: left, top, right, bottom."""
-        found = next(item for item in flat_inputs if isinstance(item, tv_tensors.TVTensor))
-        return {"padding": _around(tuple(F.get_size(found)), self.size)}
+        have = F.get_size(next(item for item in flat_inputs if isinstance(item, tv_tensors.TVTensor)))
+        least = [max(sides) for sides in zip(have, self.size, strict=True)]
+        return {"padding": _around(have, [-(-side // self.divisor) * self.divisor for side in least])}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """The input, padded."""

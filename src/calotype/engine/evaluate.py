@@ -108,7 +108,12 @@ class _Sums:
         for name, factory in self.factories.items():
             state = {key: value for (metric, key), value in self.total.items() if metric == name}
             if state:
-                results |= factory().compute(state)
+                measured = factory().compute(state)
+                if both := sorted(results.keys() & measured.keys()):
+                    raise ConfigError(
+                        f"a loss or another metric is called {both[0]} as well; call it otherwise", key="module"
+                    )
+                results |= measured
         return results
 
     def word(self) -> bytes:

@@ -16,8 +16,24 @@ from torch import Tensor, nn
 
 from calotype.engine.checkpoint import MODEL, open_checkpoint, read_tensors
 from calotype.engine.torch_file import is_torch_file, read_torch_file
-from calotype.errors import CheckpointError
+from calotype.errors import CheckpointError, ConfigError
 from calotype.files import sha256_file
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where weights go: the part of the network by its name, "" for all of it; the least share of its tensors that they
+    must give; and the config's key that said so.
+    """
+
+    into: str = ""
+    min_loaded: float = 0.0
+    key: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """How the names of the part's tensors begin."""
+        return f"{self.into}." if self.into else ""
 
 
 @dataclass(slots=True)
@@ -37,9 +53,12 @@ class Loaded:
     entry: str = ""
     sha256: str = ""
 
-    def share(self) -> float:
-        """Share of the network's tensors that were loaded."""
-        return len(self.loaded) / max(1, len(self.loaded) + len(self.reshaped) + len(self.new))
+    def share(self, prefix: str = "") -> float:
+        """Share of the network's tensors that were loaded, of those whose names begin like this."""
+        had, others = (
+            sum(name.startswith(prefix) for name in names) for names in (self.loaded, [*self.reshaped, *self.new])
+        )
+        return had / max(1, had + others)
 
 
 def weights_file(path: Path) -> Path:
@@ -69,13 +88,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         ) from error
 
 
-def take_over(network: nn.Module, path: Path, min_loaded: float, *, key: str, sha256: str = "") -> Loaded:
-    """Take over the weights of a file or a checkpoint folder that have a place in `network`.
+def take_over(network: nn.Module, path: Path, place: Place, *, sha256: str = "") -> Loaded:
+    """Take over the weights of a file or a checkpoint folder that have a place in `network`, or in a part of it.
 
     A tensor of another shape ("reshaped") and one without a place ("skipped") are left out, one without a source is
-    "new". Raises CheckpointError with the config's `key` for a file whose digest doesn't begin with `sha256`, before
-    anything of it is read, and when less than `min_loaded` of the network's tensors find a source.
+    "new". Raises CheckpointError with the config's key for a file whose digest doesn't begin with `sha256`, before
+    anything of it is read, and when too little of the place's tensors find a source; ConfigError for a part that the
+    network doesn't have.
     """
+    key = place.key
     result = Loaded(key=key, file=str(weights_file(path)), sha256=_digest(path, key))
     if not result.sha256.startswith(sha256):
         raise CheckpointError(
@@ -87,15 +108,21 @@ def take_over(network: nn.Module, path: Path, min_loaded: float, *, key: str, sh
     except CheckpointError as error:
         error.key = error.key or key
         raise
-    own = network.state_dict(keep_vars=True)
+    own, prefix = network.state_dict(keep_vars=True), place.prefix
+    if not any(name.startswith(prefix) for name in own):
+        parts = ", ".join(name for name, _ in network.named_children())
+        raise ConfigError(f"the network has no part {place.into!r}; it has {parts}", key=f"{key}.into")
+    weights = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
     with torch.no_grad():
         for name, tensor in own.items():
             _take(tensor, weights.get(name), name, result)
     result.skipped = sorted(set(weights) - set(own))
-    if result.share() < min_loaded:
+    if result.share(prefix) < place.min_loaded:
+        whole = f"the network's {place.into}" if place.into else "the network's"
         raise CheckpointError(
-            f"{path} gives {result.share():.0%} of the network's tensors, less than min_loaded = {min_loaded:.0%}. "
-            f"New: {_some(result.new)}; of another shape: {_some(result.reshaped)}; unused: {_some(result.skipped)}",
+            f"{path} gives {result.share(prefix):.0%} of {whole} tensors, less than min_loaded = "
+            f"{place.min_loaded:.0%}. New: {_some([name for name in result.new if name.startswith(prefix)])}; "
+            f"of another shape: {_some(result.reshaped)}; unused: {_some(result.skipped)}",
             key=key,
         )
     return result

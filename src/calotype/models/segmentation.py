@@ -14,22 +14,26 @@ from torch import Tensor, nn
 class SmallUNet(nn.Module):
     """U-Net of `depth` levels: images (n, c, H, W) of any size to logits (n, num_classes, H, W).
 
-    `width` are the channels of the first level; each level has twice as many as the one above it, at half the size.
+    `width` are the channels of the first level; each level has twice as many as the one above it, at half the size. The
+    first level is at the image's size divided by `stride`, and the logits are resized from there, bilinearly.
     Source: O. Ronneberger, P. Fischer, T. Brox, U-Net, arXiv:1505.04597, with batch norm and padding.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 16, depth: int = 4) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, width: int = 24, depth: int = 4, stride: int = 2
+    ) -> None:
         super().__init__()
         widths = [width << level for level in range(depth)]
         self.num_classes = num_classes
-        self.down = nn.ModuleList(_pair(a, b) for a, b in zip([in_channels, *widths], widths, strict=False))
+        self.stem = _layer(in_channels, width, stride)
+        self.down = nn.ModuleList(_pair(a, b) for a, b in zip([width, *widths], widths, strict=False))
         above = reversed([*pairwise(widths)])
         self.up = nn.ModuleList(_pair(a + b, a) for a, b in above)
         self.head = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits."""
-        found, kept = image, list[Tensor]()
+        found, kept = self.stem(image), list[Tensor]()
         for level, block in enumerate(self.down):
             found = block(F.max_pool2d(found, 2, ceil_mode=True) if level else found)
             kept.append(found)
@@ -39,16 +43,16 @@ class SmallUNet(nn.Module):
             larger = F.interpolate(found, beside.shape[-2:], mode="nearest")
             found = block(torch.cat([larger, beside], 1))
         logits: Tensor = self.head(found)
-        return logits
+        size = image.shape[-2:]
+        return logits if logits.shape[-2:] == size else F.interpolate(logits, size, mode="bilinear")
+
+
+def _layer(into: int, out: int, stride: int = 1) -> nn.Sequential:
+    """A convolution of 3x3 with batch norm."""
+    convolution = nn.Conv2d(into, out, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
 
 
 def _pair(into: int, out: int) -> nn.Sequential:
-    """Two convolutions of 3x3."""
-    return nn.Sequential(
-        nn.Conv2d(into, out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(out, out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(inplace=True),
-    )
+    """Two such."""
+    return nn.Sequential(*_layer(into, out), *_layer(out, out))

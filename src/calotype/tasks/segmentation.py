@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from calotype.errors import ConfigError, DataError
 from calotype.losses import CrossEntropyLoss, Sum
 from calotype.metrics import MeanIoU
+from calotype.tasks.deterministic import deterministic
 from calotype.tasks.pixels import Pixels
 from calotype.types import Counts, Loss, Prediction, Term
 
@@ -79,20 +80,27 @@ class Segmentation(nn.Module):
 
     def forward(self, shard: Shard, counts: Counts) -> Loss:
         """The shard's share of the batch's loss."""
-        return self._loss(self.network(self.images(shard["image"])), shard, counts)
+        return self._loss(self._maps(shard), shard, counts)
 
     def predict(self, shard: Shard) -> Prediction:
         """Fields: "mask" (n, H, W) int64, the class of every pixel of the images as the shard has them."""
-        return self._prediction(self._logits(self.network(self.images(shard["image"])), shard["image"]), shard)
+        return self._prediction(self._logits(self._maps(shard), shard["image"]), shard)
 
     def evaluate(self, shard: Shard, counts: Counts) -> tuple[Loss, Prediction]:
         """What forward and predict give, from one pass through the network."""
-        found = self.network(self.images(shard["image"]))
+        found = self._maps(shard)
         return self._loss(found, shard, counts), self._prediction(self._logits(found, shard["image"]), shard)
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         """Factories of fresh metrics by name."""
         return {name: partial(copy.deepcopy, metric) for name, metric in self._metrics.items()}
+
+    def _maps(self, shard: Shard) -> Tensor | Mapping[str, Tensor]:
+        """What the network makes of the images."""
+        images = self.images(shard["image"])
+        with deterministic(images.device):
+            found: Tensor | Mapping[str, Tensor] = self.network(images)
+        return found
 
     def _target(self, mask: Tensor) -> Tensor:
         return torch.where(mask == VOID, 0, mask) if self.void == "background" else mask
@@ -107,7 +115,10 @@ class Segmentation(nn.Module):
                 f"it gives {logits.shape[1]} outputs and there are {self.num_classes} classes", key="module.network"
             )
         size = like.shape[-2:]
-        return logits if logits.shape[-2:] == size else F.interpolate(logits, size, mode="bilinear")
+        if logits.shape[-2:] == size:
+            return logits
+        with deterministic(logits.device):
+            return F.interpolate(logits, size, mode="bilinear")
 
     def _loss(self, found: Tensor | Mapping[str, Tensor], shard: Shard, counts: Counts) -> Loss:
         target = self._target(shard["mask"])
@@ -120,7 +131,9 @@ class Segmentation(nn.Module):
             logits = self._logits(found, target, "aux" if head else "out")
             for name, loss in self.losses.items():
                 weight = factor * self.weights[name]
-                value, divisor, items = self._term(name, _at(loss, logits, target), loss, target, counts)
+                with deterministic(logits.device):
+                    losses = _at(loss, logits, target)
+                value, divisor, items = self._term(name, losses, loss, target, counts)
                 total = total + (weight * value / divisor if divisor else value * 0)
                 terms[head + name] = Term(value.detach(), items, weight)
         return Loss(total, terms)
