@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks on a machine with a CUDA device what the tests can only check on a CPU: precisions, compile, channels_last,
-# strict determinism, exact resume. Each case trains the digits for two epochs, runs them again with a resume on the way,
-# and must come to the same bits. One JSON line a case goes to $OUT/gpu_check.jsonl (benchmarks/results by default).
+# strict determinism, exact resume, segmentation with the substitutes of what is not deterministic there. Each case trains
+# the digits, or drawn shapes, for two epochs, runs them again with a resume on the way, and must come to the same bits. One JSON line a case goes to $OUT/gpu_check.jsonl (benchmarks/results by default).
 #
 #     scripts/gpu_check.sh                  # CALOTYPE=path/to/calotype and ACCELERATOR=cpu are for trying the script
 set -euo pipefail
@@ -15,10 +15,12 @@ mkdir -p "$out"
 : > "$out/gpu_check.jsonl"
 failed=0
 
+experiment=digits
+
 check() {
   local name=$1 verdict
   shift
-  if "$calotype" train experiment=digits tracking=null "paths.runs=$runs" trainer.max_epochs=2 \
+  if "$calotype" train "experiment=$experiment" tracking=null "paths.runs=$runs" trainer.max_epochs=2 \
       "trainer.accelerator=$accelerator" "$@" > "$runs/log" 2>&1 \
       && verdict=$("$calotype" verify last --runs "$runs" --resume-at 7 --json 2>> "$runs/log"); then
     printf '{"case": "%s", "verdict": %s}\n' "$name" "$verdict" >> "$out/gpu_check.jsonl"
@@ -40,4 +42,11 @@ check "16-mixed with the loss scaler" trainer.precision=16-mixed
 check "EMA and clipping" 'trainer.ema={decay: 0.99}' trainer.gradient_clip_val=1.0
 check "compile" trainer.compile=true
 check "loader workers" data.workers=2
+
+experiment=shapes_segmentation
+few='data.images=[128,16,16]'
+check "segmentation, U-Net" "$few"
+check "segmentation, several losses" "$few" 'module.loss={_target_: calotype.losses.Sum, terms: {ce: {_target_: torch.nn.CrossEntropyLoss}, dice: {_target_: calotype.losses.DiceLoss}}}'
+check "segmentation, DeepLabV3, 16-mixed" "$few" model=deeplabv3_resnet101 module.network.aux_loss=true trainer.precision=16-mixed
+check "segmentation, SegFormer, bf16-mixed" "$few" model=smp_segformer trainer.precision=bf16-mixed
 exit "$failed"
