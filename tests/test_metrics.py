@@ -303,10 +303,9 @@ def real_masks() -> Iterator[npt.NDArray[np.uint8]]:
     if not REAL.is_file():
         pytest.skip("not installable: the masks of VOC 2012 are not on this machine")
     with zipfile.ZipFile(REAL) as archive:
-        for name in archive.namelist():
-            if name.endswith(".png"):
-                with Image.open(io.BytesIO(archive.read(name))) as image:
-                    yield np.array(image)
+        for name in (name for name in archive.namelist() if name.endswith(".png")):
+            with Image.open(io.BytesIO(archive.read(name))) as image:
+                yield np.array(image)
 
 
 def measured(pairs: Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) -> dict[str, float]:

@@ -295,8 +295,8 @@ def build_task(
     """The task on its device, its weights drawn under the key of their role or taken over from a file, of several the
     one with the sha256 `weights`.
 
-    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's; a network
-    whose `num_classes` or `classes` (as some libraries call their number) is null gets the number.
+    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's; a
+    network whose `num_classes` or `classes` (as some libraries call their number) is null gets the number.
     """
     trainer, start = settings.trainer, Start.of(settings.module)
     seed_everything(key(settings.seed, "init"))

@@ -2,9 +2,9 @@
 global generator, which is keyed for every sample.
 
 Unusual: a scaled crop is cut out before it is resized as far as the result is the same to the bit. A resize goes along
-rows first and along columns then, so the first pass needs only the rows that the crop is mixed from, and the second only
-the crop's columns; of a mask, where pixels are picked and not mixed, only the crop is ever made. Padding of masks is
-void.
+rows first and along columns then, so the first pass needs only the rows that the crop is mixed from, and the second
+only the crop's columns; of a mask, where pixels are picked and not mixed, only the crop is ever made. Padding of masks
+is void.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VOID = 255
 """The id that padding has in a mask."""
 
 
-class RandomScaleCrop(v2.Transform):
+class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
     """Scale by one factor drawn from `scale`, pad to `pad_to` around the middle, crop `size` x `size` somewhere.
 
     Without `pad_to` it is padded to the crop's size. Images are resized bilinearly, masks by the nearest pixel; padding
@@ -81,7 +81,7 @@ class RandomScaleCrop(v2.Transform):
         return _filled(shape, like.dtype, self.fill)
 
 
-class PadTo(v2.Transform):
+class PadTo(v2.Transform):  # type: ignore[misc]
     """Pad around the middle to `size` (one side, or height and width) what is smaller; what is larger stays. Then pad
     on to a multiple of `divisor`, which networks that halve their maps five times want to be 32.
 
@@ -107,7 +107,7 @@ class PadTo(v2.Transform):
         return F.pad(inpt, params["padding"], fill=fill)
 
 
-class RandomBlur(v2.Transform):
+class RandomBlur(v2.Transform):  # type: ignore[misc]
     """With probability `p` every pixel becomes the mean of the `size` x `size` around it; masks stay as they are."""
 
     _transformed_types = (tv_tensors.Image,)
@@ -163,7 +163,8 @@ def _resized(image: Tensor, scaled: tuple[int, int], rows: range, columns: range
     # rows that no wanted one is mixed from stay as the memory was
     tall = torch.empty((have, len(columns), len(image)), dtype=image.dtype).permute(2, 0, 1)
     tall[..., read, :] = wide[..., columns.start : columns.stop]
-    return F.resize_image(tall, [height, len(columns)])[..., rows.start : rows.stop, :]
+    made: Tensor = F.resize_image(tall, [height, len(columns)])[..., rows.start : rows.stop, :]
+    return made
 
 
 def _picked(mask: Tensor, scaled: tuple[int, int], rows: range, columns: range) -> Tensor:
@@ -172,7 +173,8 @@ def _picked(mask: Tensor, scaled: tuple[int, int], rows: range, columns: range) 
         (((torch.arange(some.start, some.stop) + 0.5) * (have / want)).long()).clamp_(max=have - 1)
         for some, have, want in zip((rows, columns), mask.shape[-2:], scaled, strict=True)
     )
-    return mask.as_subclass(Tensor).index_select(-2, down).index_select(-1, across)
+    picked: Tensor = mask.as_subclass(Tensor).index_select(-2, down).index_select(-1, across)
+    return picked
 
 
 def _mean(image: Tensor, size: int) -> Tensor:

@@ -3,15 +3,15 @@ and cross-entropy over maps.
 
 Within `deterministic()` the calls of any network or loss are replaced, so a third party's need not be changed. Bilinear
 resizing is two matrix products there, one for each axis: PyTorch's own way under strict determinism sorts every pixel's
-contribution. Cross-entropy over maps goes through the form of one row per pixel. Values are PyTorch's up to the order of
-a sum of four numbers; the replacements hold on any device, and are used on CUDA under
+contribution. Cross-entropy over maps goes through the form of one row per pixel. Values are PyTorch's up to the order
+of a sum of four numbers; the replacements hold on any device, and are used on CUDA under
 `torch.use_deterministic_algorithms` alone.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -31,7 +31,9 @@ class Deterministic(TorchFunctionMode):
     """Within it F.interpolate of maps, bilinear, and F.cross_entropy over maps are deterministic on every device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = {F.interpolate: _interpolated, F.cross_entropy: _cross_entropy}.get(func)
+        calls: dict[Any, Callable[..., Tensor | None]]
+        calls = {F.interpolate: _interpolated, F.cross_entropy: _cross_entropy}
+        call = calls.get(func)
         replaced = call(*args, **(kwargs or {})) if call is not None else None
         return func(*args, **(kwargs or {})) if replaced is None else replaced
 
@@ -41,9 +43,9 @@ def bilinear(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -
     for such maps.
     """
     dtype = torch.promote_types(maps.dtype, torch.float32)
+    weights = _weights.__wrapped__ if torch.compiler.is_compiling() else _weights
     down, across = (
-        _weights(have, want, align_corners, dtype, maps.device)
-        for have, want in zip(maps.shape[-2:], size, strict=True)
+        weights(have, want, align_corners, dtype, maps.device) for have, want in zip(maps.shape[-2:], size, strict=True)
     )
     with torch.autocast(maps.device.type, enabled=False):
         wide = maps.to(dtype) @ across.T
@@ -66,28 +68,29 @@ def _weights(have: int, want: int, align_corners: bool, dtype: torch.dtype, devi
     return weights.to(device, dtype)
 
 
-def _interpolated(*args: Any, **kwargs: Any) -> Tensor | None:
-    """Ours; None for a call that is no bilinear resizing of maps to a size, or by a factor."""
-    bound = inspect.signature(F.interpolate).bind(*args, **kwargs).arguments
-    maps, factor = bound["input"], bound.get("scale_factor")
-    if bound.get("mode") != "bilinear" or maps.dim() != 4 or not maps.is_floating_point() or bound.get("antialias"):
+def _interpolated(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    **others: Any,
+) -> Tensor | None:
+    """Ours; None for a call that is no bilinear resizing of maps to a size, or by a whole factor."""
+    if mode != "bilinear" or input.dim() != 4 or not input.is_floating_point() or others.get("antialias"):
         return None
-    size = bound.get("size")
     if size is None:
-        factors = factor if isinstance(factor, tuple | list) else (factor, factor)
-        size = [int(side * by) for side, by in zip(maps.shape[-2:], factors, strict=True)]
-        if any(round(side * by) != side * by for side, by in zip(maps.shape[-2:], factors, strict=True)):
+        factors = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
+        if any(factor != int(factor) for factor in factors):
             return None  # its grid is that of the factor, not of the sizes
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    return bilinear(maps, size, bool(bound.get("align_corners")))
+        size = [side * int(factor) for side, factor in zip(input.shape[-2:], factors, strict=True)]
+    sizes = (size, size) if isinstance(size, int) else (size[0], size[1])
+    return bilinear(input, sizes, bool(align_corners))
 
 
-def _cross_entropy(*args: Any, **kwargs: Any) -> Tensor | None:
+def _cross_entropy(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
     """By rows; None for logits that are no maps, or targets that are no classes."""
-    bound = inspect.signature(F.cross_entropy).bind(*args, **kwargs)
-    logits, target = bound.arguments["input"], bound.arguments["target"]
-    if logits.dim() < 3 or target.dim() != logits.dim() - 1:
+    if input.dim() < 3 or target.dim() != input.dim() - 1:
         return None
-    bound.arguments |= {"input": logits.movedim(1, -1).flatten(0, -2), "target": target.flatten()}
-    losses: Tensor = F.cross_entropy(*bound.args, **bound.kwargs)
+    losses = F.cross_entropy(input.movedim(1, -1).flatten(0, -2), target.flatten(), *args, **kwargs)
     return losses.view_as(target) if losses.dim() else losses
