@@ -15,10 +15,8 @@ class SmallUNet(nn.Module):
     """U-Net of `depth` levels: images (n, c, H, W) of any size to logits (n, num_classes, H, W).
 
     `width` are the channels of the first level; each level has twice as many as the one above it, at half the size. The
-    first level is at the image's size divided by `stride`; from there the head gives the logits of `stride` x `stride`
-    pixels at each place.
-    Sources: O. Ronneberger, P. Fischer, T. Brox, U-Net, arXiv:1505.04597, with batch norm and padding; W. Shi et al.,
-    Real-time single image super-resolution using an efficient sub-pixel network, arXiv:1609.05158, for the head.
+    first level is at the image's size divided by `stride`, and the logits are resized from there, bilinearly.
+    Source: O. Ronneberger, P. Fischer, T. Brox, U-Net, arXiv:1505.04597, with batch norm and padding.
     """
 
     def __init__(
@@ -31,7 +29,7 @@ class SmallUNet(nn.Module):
         self.down = nn.ModuleList(_pair(a, b) for a, b in zip([width, *widths], widths, strict=False))
         above = reversed([*pairwise(widths)])
         self.up = nn.ModuleList(_pair(a + b, a) for a, b in above)
-        self.head = nn.Sequential(nn.Conv2d(width, num_classes * stride**2, 1), nn.PixelShuffle(stride))
+        self.head = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits."""
@@ -45,8 +43,8 @@ class SmallUNet(nn.Module):
             larger = F.interpolate(found, beside.shape[-2:], mode="nearest")
             found = block(torch.cat([larger, beside], 1))
         logits: Tensor = self.head(found)
-        height, width = image.shape[-2:]
-        return logits[..., :height, :width]
+        size = image.shape[-2:]
+        return logits if logits.shape[-2:] == size else F.interpolate(logits, size, mode="bilinear")
 
 
 def _layer(into: int, out: int, stride: int = 1) -> nn.Sequential:
