@@ -27,6 +27,8 @@ from calotype.settings import NEUTRAL
 
 # `${` that was written as `\${`, so that it was no interpolation; the only ones that stay are those of oc.env
 _LITERAL = re.compile(r"\$\{(?!oc\.env:)")
+DATA_VARIABLES = ("CALOTYPE_DATA", "DATASET_PATH")
+"""The folder of data sets where no file and no override says it; the second is what others call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +216,12 @@ class _Composition:
                     self.origins[join(key, item.name)] = Origin(default)
 
     def take_environment(self) -> None:
-        """The variable CALOTYPE_DATA in place of the packaged default of `paths.data`; what a file says stays."""
-        folder, key = os.environ.get("CALOTYPE_DATA"), "paths.data"
+        """The first of DATA_VARIABLES in place of the packaged default of `paths.data`; what a file says stays."""
+        variable, key = next((name for name in DATA_VARIABLES if os.environ.get(name)), None), "paths.data"
         packaged = self.origins.get(key)
-        if folder and packaged and Path(packaged.file).is_relative_to(PACKAGED):
-            self.tree["paths"]["data"] = folder
-            self.mark(key, folder, lambda _, value: Origin(value, "the variable CALOTYPE_DATA"))
+        if variable and packaged and Path(packaged.file).is_relative_to(PACKAGED):
+            folder = self.tree["paths"]["data"] = os.environ[variable]
+            self.mark(key, folder, lambda _, value: Origin(value, f"the variable {variable}"))
 
     def edit(self, edit: Edit) -> None:
         """Apply one override. Raises ConfigError with the nearest name where the key is not there."""
