@@ -29,7 +29,7 @@ def palette() -> Pixels:
 
 def overlay(pixels: Pixels, mask: npt.NDArray[np.int64], lines: int = 1) -> Pixels:
     """Pixels (H, W, C) as (H, W, 3) with a mask (H, W) over them: class 0 as it is, void and the others in their
-    colours, with white lines of so many pixels between.
+    colours, with white lines of so many pixels between classes that no void divides.
     """
     grey = pixels if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2)
     colours, there = palette()[np.clip(mask, 0, VOID)], (mask != 0)[..., None]
@@ -39,9 +39,9 @@ def overlay(pixels: Pixels, mask: npt.NDArray[np.int64], lines: int = 1) -> Pixe
 
 
 def _edges(mask: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.bool_]:
-    """Where a mask changes, so many pixels wide."""
-    found = np.zeros(mask.shape, bool)
+    """Where a class meets another, so many pixels wide."""
+    found, known = np.zeros(mask.shape, bool), mask != VOID
     for step in range(1, width + 1):
-        found[step:] |= mask[step:] != mask[:-step]
-        found[:, step:] |= mask[:, step:] != mask[:, :-step]
+        found[step:] |= (mask[step:] != mask[:-step]) & known[step:] & known[:-step]
+        found[:, step:] |= (mask[:, step:] != mask[:, :-step]) & known[:, step:] & known[:, :-step]
     return found
