@@ -70,7 +70,7 @@ def test_a_folder_appears_when_it_is_whole(
         (["shapes"], "the following arguments are required: --format"),
         (
             ["shapes", "--format", "voc", "--images", "many"],
-            "data.images: ['many'] is no number of images for each of train, val, test",
+            "data.images: ['many'] is no number of images",
         ),
         (["shapes", "--format", "voc", "--size", "4"], "data.size: 4 is not allowed; allowed: 8 or more"),
     ],

@@ -61,9 +61,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "id": (lambda path: path.write_bytes(encode(mask(0) + 2)), r"holds 3, 4, outside 0\.\.2 and not 255 \(void\)"),
     "size": (lambda path: path.write_bytes(encode(mask(0)[1:])), "has 64x47 pixels, the image 64x48"),
     "colours": (lambda path: Image.new("RGB", (64, 48)).save(path), r"holds colours .*\(mode RGB\)"),
-    "jpeg": (lambda path: Image.new("L", (64, 48)).save(path, "JPEG"), "a JPEG changes the numbers of a mask"),
+    "jpeg": (
+        lambda path: Image.new("L", (64, 48)).save(path, "JPEG"),
+        "is a JPEG, which changes the numbers",
+    ),
     "missing": (Path.unlink, "can't be read"),
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:60]), "damaged mask"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:60]), "is (damaged|no PNG)"),
 }
 
 

@@ -131,7 +131,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(encode(numbers(1) + 21)), r"holds 2\d.*, outside 0\.\.20 and not 255 \(void\)"),
         (lambda path: path.write_bytes(encode(numbers(1)[:5])), "has 8x5 pixels, the image 8x6"),
         (lambda path: Image.new("RGB", (8, 6)).save(path), r"holds colours or 32-bit values \(mode RGB\)"),
-        (lambda path: Image.new("L", (8, 6)).save(path, "JPEG"), "a JPEG changes the numbers"),
+        (lambda path: Image.new("L", (8, 6)).save(path, "JPEG"), "is a JPEG, which changes the numbers"),
         (Path.unlink, "can't be read"),
     ],
     ids=["id", "size", "colours", "jpeg", "missing"],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from calotype.data.images import MAX_PIXELS
@@ -88,18 +88,20 @@ def decode(
     Raises DataError with the reason for what is no such file, is damaged, or has a colour that means nothing.
     """
     if content.startswith(b"\xff\xd8\xff"):
-        raise DataError("a JPEG changes the numbers of a mask; save it as PNG")
+        raise DataError("is a JPEG, which changes the numbers of a mask; save it as PNG")
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
-                raise DataError(f"{image.width}x{image.height} pixels are more than max_pixels={max_pixels}")
+                raise DataError(f"has {image.width}x{image.height} pixels, more than max_pixels={max_pixels}")
             image.load()
             ids = _numbers(image, _bits(image, content)) if colours is None else _meant(image, colours, unnamed)
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"is no PNG, BMP or TIFF, or is damaged: it begins with {content[:8]!r}") from error
     except Exception as error:
         # Pillow's parsers raise what a damaged file makes them stumble over: OSError, SyntaxError, struct.error...
-        raise DataError(f"damaged mask, or no PNG, BMP or TIFF: {error or type(error).__name__}") from error
+        raise DataError(f"is damaged: {error or type(error).__name__}") from error
     return tv_tensors.Mask(torch.from_numpy(ids))
 
 
