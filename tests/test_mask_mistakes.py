@@ -1,4 +1,4 @@
-"""Training on masks: a wrong one stops it by name or is left out, a missing folder stops it before a network is built."""
+"""Training on masks: a wrong one stops it by name or is left out, a missing folder stops it before a network exists."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.guarantee("Training on a wrong mask ends with code 3 and names image, mask and value", condition="5 kinds")
+@pytest.mark.guarantee(
+    "Training on a wrong mask ends with code 3 and names image, mask and value", condition="five kinds"
+)
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_wrong_mask_stops_the_training(kind: str, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoil, told = MISTAKES[kind]

@@ -168,7 +168,6 @@ def test_void_is_255(stored: Callable[[np.ndarray], bytes], options: Any, tmp_pa
     assert np.array_equal(first(tmp_path, **options), np.where(ids(0) == 1, 255, ids(0)))
 
 
-@pytest.mark.guarantee("A mask that can't be what it should be is an error that names file and value")
 @pytest.mark.parametrize(
     ("mask", "options", "told"),
     [
