@@ -167,3 +167,13 @@ def test_the_sheet_shows_masks_in_the_colours_of_their_classes(
         assert sheet.height == GAP + 3 * (SIDE + GAP)
         colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
     assert {(128, 0, 0), (0, 128, 0)} <= colours, "each class's beside its name"
+
+
+def test_a_folder_is_read_as_what_lies_in_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.data.test_voc import devkit
+
+    (folder / "classes.txt").write_text("sky\nroad\ncar\n")
+    assert main(["data", "check", str(folder), "--workers", "0"]) == 0
+    assert f"MaskFolder in {folder}: train 5, val 3, 3 classes\n" in capsys.readouterr().out
+    main(["data", "check", str(devkit(tmp_path / "voc")), "--workers", "0"])
+    assert f"VOCSegmentation in {tmp_path}/voc: train 3, val 2, 21 classes\n" in capsys.readouterr().out

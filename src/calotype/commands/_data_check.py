@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HELP = """Find what is wrong or odd in a data set: broken images, empty classes, the same image in train and val, ...
 
   calotype data check DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
+                                               DIR/images + DIR/masks; DIR/VOCdevkit
   calotype data check experiment=NAME          the data set of a config
 
 Exits 3 when there are problems, 0 when there are none or only notes."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HELP = """Measure a data set: images of each split and class, sizes, mean and standard deviation for `normalize`.
 
   calotype data stats DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
+                                               DIR/images + DIR/masks; DIR/VOCdevkit
   calotype data stats data=mnist paths.data=.  the data set of a config"""
 SHOWN = 30
 """Classes that are listed without --json; of more the largest and the smallest."""
