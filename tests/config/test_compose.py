@@ -302,3 +302,9 @@ def test_the_variable_that_others_use_comes_second(monkeypatch: pytest.MonkeyPat
 def test_a_key_without_its_node_is_told_the_whole_one() -> None:
     with pytest.raises(ConfigError, match=r"no key optimizer\.lr; did you mean module\.optimizer\.lr\?"):
         compose(["optimizer.lr=3"])
+
+
+def test_a_key_that_no_file_may_have_is_refused_in_an_override_too() -> None:
+    for text in ("+vars.x={0: a}", "+vars.x=[{a: {1.5: b}}]"):
+        with pytest.raises(ConfigError, match=r"the key (0|1\.5) is no text; a file can have it in quotes"):
+            compose([text])

@@ -224,7 +224,11 @@ class _Composition:
             self.mark(key, folder, lambda _, value: Origin(value, f"the variable {variable}"))
 
     def edit(self, edit: Edit) -> None:
-        """Apply one override. Raises ConfigError with the nearest name where the key is not there."""
+        """Apply one override. Raises ConfigError with the nearest name where the key is not there, and for a key within
+        its value that is no text, which no file may have.
+        """
+        if odd := next(_odd_keys(edit.value), None):
+            raise ConfigError(f"{edit.text!r}: the key {odd[0]!r} is no text; a file can have it in quotes")
         parent_key, _, name = edit.key.rpartition(".")
         parent = self._parent(parent_key, edit)
         index: Any = int(name) if isinstance(parent, list) and name.isdecimal() else name
@@ -280,6 +284,15 @@ class _Composition:
         if nearest:
             return ConfigError(f"{message}; did you mean {nearest[0]}?")
         return ConfigError(message + ("" if edit.action == "delete" else f"; to add one write +{edit.text}"))
+
+
+def _odd_keys(value: Any) -> Iterator[tuple[Any]]:
+    """The keys in a value that are no text, each in a tuple."""
+    if isinstance(value, dict):
+        yield from ((key,) for key in value if not isinstance(key, str))
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        yield from _odd_keys(item)
 
 
 def _ordered(tree: dict[str, Any]) -> dict[str, Any]:

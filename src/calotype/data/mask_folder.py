@@ -34,10 +34,10 @@ class MaskFolder:
     """Images under `root`/`images` with the masks of the same names under `root`/`masks`.
 
     `classes` are names, or their number; without them they are read from `root`/classes.txt, one a line. Masks hold the
-    classes' numbers, counted from `first`; those in `ignore` are void. Where they hold others, `ids` maps each to a
-    class's name or number or to void; where they hold colours, `colours` has (r, g, b) of each class, in their order or
-    by their names and void, or is "voc" for that palette. `unnamed` says whether what those two leave out is an error
-    or void. The rest is as for ImageFolder. Raises ConfigError, or DataError for a root without the two folders.
+    classes' numbers, counted from `first`; those in `ignore` are void. Where they hold others, `ids` has the number or
+    numbers of each class, in their order or by their names and void; where they hold colours, `colours` has (r, g, b)
+    of each likewise, or is "voc" for that palette. `unnamed` says whether what those two leave out is an error or void.
+     The rest is as for ImageFolder. Raises ConfigError, or DataError for a root without the two folders.
     """
 
     root: str | Path
@@ -45,7 +45,7 @@ class MaskFolder:
     images: str = "images"
     masks: str = "masks"
     colours: Mapping[str, Sequence[int]] | Sequence[Sequence[int]] | Literal["voc"] | None = None
-    ids: Mapping[Any, str | int] | None = None
+    ids: Mapping[str, int | Sequence[int]] | Sequence[int] | None = None
     ignore: int | Sequence[int] = VOID
     first: int = 0
     unnamed: Literal["error", "void"] = "error"
@@ -154,24 +154,34 @@ def _classes(given: Sequence[str] | int | None, top: Path) -> tuple[str, ...]:
         raise ConfigError(error.message, key="data.classes") from error
 
 
-def _numbered(ids: Mapping[Any, str | int], classes: Sequence[str]) -> dict[int, int]:
-    """The class of each stored number. Raises ConfigError for what is no number or no class."""
-    found = {}
-    for stored, meant in ids.items():
-        if not str(stored).isdecimal() or int(stored) >= STORED:
-            raise ConfigError(f"{stored!r} is no number 0..{STORED - 1} of a mask", key="data.ids")
-        found[int(stored)] = _number(meant, classes, "data.ids")
+def _by_class(given: Any, classes: Sequence[str], key: str) -> list[tuple[int, Any]]:
+    """What a config says of each class, by their names or in their order, with the classes' numbers."""
+    if isinstance(given, Mapping):
+        return [(_number(name, classes, key), value) for name, value in given.items()]
+    if len(given) > len(classes):
+        raise ConfigError(f"has {len(given)} entries for {len(classes)} classes", key=key)
+    return [*enumerate(given)]
+
+
+def _numbered(ids: Any, classes: Sequence[str]) -> dict[int, int]:
+    """The class of each stored number. Raises ConfigError for what is no number, or a number of two classes."""
+    found: dict[int, int] = {}
+    for number, values in _by_class(ids, classes, "data.ids"):
+        for value in [values] if isinstance(values, int) else values:
+            if not isinstance(value, int) or not 0 <= value < STORED:
+                raise ConfigError(f"{value!r} is no number 0..{STORED - 1} of a mask", key="data.ids")
+            if value in found:
+                raise ConfigError(f"{value} is the number of two classes", key="data.ids")
+            found[value] = number
     return found
 
 
-def _number(meant: str | int, classes: Sequence[str], key: str) -> int:
-    if meant == NAME_OF_VOID:
+def _number(name: str, classes: Sequence[str], key: str) -> int:
+    if name in classes:
+        return classes.index(name)
+    if name == NAME_OF_VOID:
         return VOID
-    if meant in classes:
-        return classes.index(str(meant))
-    if isinstance(meant, int) and 0 <= meant < len(classes):
-        return meant
-    raise ConfigError(f"{meant!r} is no class; there are {', '.join(classes[:NAMED])} and void", key=key)
+    raise ConfigError(f"{name!r} is no class; there are {', '.join(classes[:NAMED])} and void", key=key)
 
 
 def _colours(given: Any, classes: Sequence[str]) -> dict[tuple[int, int, int], int]:
@@ -179,16 +189,12 @@ def _colours(given: Any, classes: Sequence[str]) -> dict[tuple[int, int, int], i
     if given == "voc":
         of = palette()
         named = {number: of[number].tolist() for number in (*range(len(classes)), VOID)}
-    elif isinstance(given, Mapping):
-        named = {_number(name, classes, "data.colours"): colour for name, colour in given.items()}
     else:
-        named = dict(enumerate(given))
+        named = dict(_by_class(given, classes, "data.colours"))
     if missing := [name for number, name in enumerate(classes) if number not in named]:
         raise ConfigError(f"has no colour for {', '.join(missing[:NAMED])}", key="data.colours")
     found: dict[tuple[int, int, int], int] = {}
     for number, colour in named.items():
-        if number >= len(classes) and number != VOID:
-            raise ConfigError(f"has {len(named)} colours for {len(classes)} classes", key="data.colours")
         if len(colour) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in colour):
             raise ConfigError(f"{list(colour)} is no red, green, blue of 0..255", key="data.colours")
         if tuple(colour) in found:
