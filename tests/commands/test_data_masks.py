@@ -88,7 +88,7 @@ def test_every_wrong_mask_is_named(
     ]
     for item in found["problems"]["broken"]:
         kind = Path(item["name"]).stem
-        assert f"{folder}/masks/train/{kind}.png " in item["text"] and re.search(MISTAKES[kind][1], item["text"])
+        assert f"its mask masks/train/{kind}.png " in item["text"] and re.search(MISTAKES[kind][1], item["text"])
 
 
 def test_void_alone_and_classes_that_are_nowhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

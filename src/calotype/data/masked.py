@@ -99,7 +99,7 @@ class MaskedSource:
         return self.beside.of(self.index.root, self.name(position))
 
     def problem(self, position: int) -> str | None:
-        """Why a sample can't be read, without its image's name; None for one that can."""
+        """Why a sample can't be read, without its image's name, a mask's below the root; None for one that can."""
         try:
             self._read(position)
         except DataError as error:
@@ -125,13 +125,14 @@ class MaskedSource:
             raise DataError(f"can't be read ({error.strerror})") from error
         image = images.decode(content, how.mode, how.background, how.max_pixels)
         path = self.mask_path(position)
+        told = f"its mask {path.relative_to(self.index.root)}"
         try:
             mask = self.mask.read(path)
         except DataError as error:
-            raise DataError(f"its mask {path} {error.message}") from error
+            raise DataError(f"{told} {error.message}") from error
         if mask.shape != image.shape[-2:]:
             sizes = [f"{width}x{height}" for height, width in (mask.shape, image.shape[-2:])]
-            raise DataError(f"its mask {path} has {sizes[0]} pixels, the image {sizes[1]}")
+            raise DataError(f"{told} has {sizes[0]} pixels, the image {sizes[1]}")
         return {"image": image, "mask": mask, "content": content}
 
 
