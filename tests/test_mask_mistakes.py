@@ -78,6 +78,19 @@ def test_a_wrong_mask_can_be_left_out_and_void_is_scored_apart(drawn: Path, caps
     assert json.loads(capsys.readouterr().out)["equal"]
 
 
+def test_a_mask_that_is_missing_can_be_left_out_and_its_return_is_a_change(
+    drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (drawn / PLACE).read_bytes()
+    (drawn / PLACE).unlink()
+    assert train("data.on_error=skip") == 0
+    assert "its mask SegmentationClass/000002.png can't be read (No such file" in capsys.readouterr().err
+    assert main(["verify", "last"]) == 0
+    (drawn / PLACE).write_bytes(content)
+    assert main(["verify", "last"]) == 5
+    assert f"not as recorded, data: train: added file {PLACE}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("variable", [None, "DATASET_PATH"])
 def test_a_missing_folder_is_told_before_a_network_is_built(
     variable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
