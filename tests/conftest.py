@@ -18,7 +18,8 @@ from calotype import faults
 # Tests run side by side on tensors so small that a second thread costs more than it does; on busy cores a hundredfold.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONUNBUFFERED", None)  # a developer's own, too; it hides in which order lines come out
-os.environ.pop("CALOTYPE_DATA", None)  # a developer's own data are no part of a test
+for variable in ("CALOTYPE_DATA", "DATASET_PATH", "SBD_DATASET_PATH"):
+    os.environ.pop(variable, None)  # a developer's own data are no part of a test
 
 pytest.register_assert_rewrite("tests.contracts")
 

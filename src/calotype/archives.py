@@ -70,6 +70,23 @@ def extract(archive: Path, folder: Path, *, only: str | None = None, limits: Lim
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def extract_folder(archive: Path, inside: str, place: Path) -> None:
+    """Put the folder `inside` of an archive at `place`, which must not exist, in one instant; the rest of the archive
+    is left out. Raises DataError naming the archive.
+    """
+    temporary = place.with_name(f"{TEMPORARY}{place.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        extract(archive, temporary)
+        if not (temporary / inside).is_dir():
+            raise DataError(f"{archive}: has no folder {inside}; fetch the archive again")
+        (temporary / inside).rename(place)
+        sync_folder(place.parent)
+    except OSError as error:
+        raise DataError(f"{place} can't be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def read_members(archive: Path, names: Collection[str], most_bytes: int) -> dict[str, bytes]:
     """The bytes of members by name, without extracting. Raises DataError for one that is missing or too large."""
     found: dict[str, bytes] = {}

@@ -32,7 +32,7 @@ VERBS = {
     "export": "export a network to ONNX",
     "verify": "run a run again and compare it bit for bit",
     "replay": "compute the step at which a run failed again, and say where",
-    "data": "look at a data set: check it, measure it",
+    "data": "fetch, write, check or measure a data set",
     "config": "show a config, explain a key, compare two configs",
 }
 

@@ -9,6 +9,7 @@ what is trusted; so plain http is fine, and redirections are followed.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import http
 import http.client
 import os
@@ -47,13 +48,15 @@ def quiet(_name: str, _done: int, _total: int) -> None:
 class Remote:
     """A published file: its name, size in bytes, sha256 in hex, and the addresses that have it, tried in their order.
 
-    `size` 0 is one that is not known. `sha256` may be the first digits alone, where no more was published.
+    `size` 0 is one that is not known. `sha256` may be the first digits alone, where no more was published, or empty
+    where that is an `md5`: nobody can make another file of a given md5, only two of one.
     """
 
     name: str
     size: int
     sha256: str
     sources: tuple[str, ...]
+    md5: str = ""
 
 
 def fetch(remote: Remote, folder: Path, progress: Progress = quiet) -> Path:
@@ -219,4 +222,11 @@ def _wrong(path: Path, remote: Remote) -> str | None:
     digest = sha256_file(path)
     if not digest.startswith(remote.sha256):
         return f"its sha256 is {digest}, not {remote.sha256}"
+    if remote.md5 and (digest := _md5(path)) != remote.md5:
+        return f"its md5 is {digest}, not {remote.md5}"
     return None
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

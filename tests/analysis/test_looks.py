@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from calotype.analysis import looks
 from calotype.analysis.looks import FORMATS, MODES
 from calotype.data.images import decode
+from calotype.errors import DataError
 from tests.toys.broken import encoded, photo
 
 
@@ -106,3 +107,16 @@ def test_sums_are_exact() -> None:
     wide = image.long()
     assert row["sum"].tolist() == [*wide.sum((1, 2)).tolist(), 0]
     assert row["squares"].tolist() == [*(wide**2).sum((1, 2)).tolist(), 0]
+
+
+def test_of_a_mask_the_pixels_of_each_class_are_counted() -> None:
+    mask = torch.tensor([[0, 1, 1], [2, 255, 255]])
+    given = {"image": torch.zeros(3, 2, 3, dtype=torch.uint8), "mask": mask}
+    dtype = looks.fitting(looks.check_row, 4)(given)
+    row, other = np.zeros(2, dtype)
+    looks.check(given, row)
+    assert row["pixels"].tolist() == [1, 2, 1, 0, 2] and row["label"] == looks.NO_LABEL
+    looks.check(given | {"mask": mask.flip(0)}, other)
+    assert row["target"] != other["target"] and row["digest"] == other["digest"]
+    with pytest.raises(DataError, match=r"its mask holds -1, 7, outside 0\.\.3 and not 255"):
+        looks.check(given | {"mask": torch.tensor([[7, -1, 0]])}, row)

@@ -16,7 +16,7 @@ from calotype.commands import _survey
 from calotype.commands._survey import Look, survey
 from calotype.errors import CalotypeError, DataError
 
-LOOK = Look(looks.stats_row, looks.stats)
+LOOK = Look(looks.fitting(looks.stats_row, 10), looks.stats)
 
 
 class Source:

@@ -289,6 +289,22 @@ def test_the_variable_stands_for_the_default_of_the_data_and_for_nothing_else(
     assert compose([str(file)]).tree["paths"]["data"] == "there"
 
 
+def test_the_variable_that_others_use_comes_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATASET_PATH", "/theirs")
+    config = compose(["data=voc2012"])
+    assert config.tree["paths"]["data"] == config.tree["data"]["root"] == "/theirs"
+    assert str(config.origins["paths.data"]) == "the variable DATASET_PATH"
+    assert compose(["data=voc2012", "paths.data=here"]).tree["data"]["root"] == "here"
+    monkeypatch.setenv("CALOTYPE_DATA", "/ours")
+    assert compose().tree["paths"]["data"] == "/ours"
+
+
 def test_a_key_without_its_node_is_told_the_whole_one() -> None:
     with pytest.raises(ConfigError, match=r"no key optimizer\.lr; did you mean module\.optimizer\.lr\?"):
         compose(["optimizer.lr=3"])
+
+
+def test_a_key_that_no_file_may_have_is_refused_in_an_override_too() -> None:
+    for text in ("+vars.x={0: a}", "+vars.x=[{a: {1.5: b}}]"):
+        with pytest.raises(ConfigError, match=r"the key (0|1\.5) is no text; a file can have it in quotes"):
+            compose([text])

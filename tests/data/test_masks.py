@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
-from calotype.data.masks import decode, encode, palette
+from calotype.data.masks import decode, encode, palette, sbd
 from calotype.errors import DataError
 
 IDS = np.array([[0, 1, 20], [255, 7, 1]], np.uint8)
@@ -47,20 +48,28 @@ def test_colours_are_looked_up() -> None:
     colours = {tuple(palette()[number].tolist()): int(number) for number in np.unique(IDS)}
     content = saved(Image.fromarray(palette()[IDS]))
     assert decode(content, colours).tolist() == IDS.tolist()  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"\(128, 0, 0\), .* is no class's colour; data.colours has 1"):
+    with pytest.raises(DataError, match=r"the colour \(0, 64, 128\), .*, which data.colours does not name"):
         decode(content, {(0, 0, 0): 0})
     with pytest.raises(DataError, match=r"holds colours or 32-bit values \(mode RGB\)"):
         decode(content)
 
 
 def test_what_is_no_mask_is_refused() -> None:
-    with pytest.raises(DataError, match="a JPEG changes the numbers"):
+    with pytest.raises(DataError, match="is a JPEG, which changes the numbers"):
         decode(saved(Image.fromarray(IDS), "JPEG"))
-    with pytest.raises(DataError, match="6x1 pixels are more than max_pixels=5"):
+    with pytest.raises(DataError, match="has 6x1 pixels, more than max_pixels=5"):
         decode(saved(Image.fromarray(IDS.reshape(1, 6))), max_pixels=5)
     for content in (b"", b"no image", encode(IDS)[:40]):
-        with pytest.raises(DataError, match="damaged mask, or no PNG"):
+        with pytest.raises(DataError, match=r"is (damaged|no PNG)"):
             decode(content)
+
+
+@pytest.mark.parametrize("stored", [IDS.astype(np.float32), IDS.astype(np.int32) - 9, IDS[None]])
+def test_a_matlab_file_of_other_numbers_is_refused(stored: np.ndarray) -> None:
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"GTcls": {"Segmentation": stored}})
+    with pytest.raises(DataError, match="is no mask of SBD"):
+        sbd(file.getvalue())
 
 
 @pytest.mark.data

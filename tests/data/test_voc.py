@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from calotype.data.masks import encode
 from calotype.data.voc import CLASSES, VOCSegmentation
-from calotype.errors import DataError
+from calotype.errors import ConfigError, DataError
 from tests.contracts.source import SourceContract
 
 REAL = Path(__file__).parents[3] / "shared/data/voc2012_mini"
@@ -102,10 +103,12 @@ def test_variables_name_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(VOCSegmentation().split("train")) == 3
     assert len(VOCSegmentation(sbd="auto").split("train")) == 4
     monkeypatch.delenv("SBD_DATASET_PATH")
-    with pytest.raises(DataError, match="SBD_DATASET_PATH isn't set"):
+    assert len(VOCSegmentation(sbd="auto").split("train")) == 4, "SBD in the root"
+    shutil.rmtree(tmp_path / "SBD")
+    with pytest.raises(DataError, match=r"there is no img, cls, train_noval\.txt; name .* SBD_DATASET_PATH, or fetch"):
         VOCSegmentation(sbd="auto")
     monkeypatch.setenv("DATASET_PATH", str(tmp_path / "elsewhere"))
-    with pytest.raises(DataError, match="elsewhere: there is no such folder; set the variable DATASET_PATH"):
+    with pytest.raises(DataError, match=r"elsewhere: there is no such folder; set paths\.data, .* DATASET_PATH"):
         VOCSegmentation()
     monkeypatch.delenv("DATASET_PATH")
     with pytest.raises(DataError, match=r"there is no data folder; set data\.root .* DATASET_PATH"):
@@ -113,12 +116,12 @@ def test_variables_name_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no VOCdevkit/VOC2012/ImageSets/Segmentation; set data\.root"):
+    with pytest.raises(DataError, match=r"there is no VOCdevkit/VOC2012/ImageSets/Segmentation; set paths\.data"):
         VOCSegmentation(tmp_path)
     root = devkit(tmp_path)
     with pytest.raises(DataError, match=r"trainaug\.txt: can't be read .*; there are train, val"):
         VOCSegmentation(root, train="trainaug").split("train")
-    with pytest.raises(DataError, match=r"there is no img, cls, train_noval\.txt; set data\.sbd or SBD_DATASET_PATH"):
+    with pytest.raises(DataError, match=r"there is no img, cls, train_noval\.txt; name the folder of SBD by data\.sbd"):
         VOCSegmentation(root, sbd=tmp_path)
 
 
@@ -128,7 +131,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(encode(numbers(1) + 21)), r"holds 2\d.*, outside 0\.\.20 and not 255 \(void\)"),
         (lambda path: path.write_bytes(encode(numbers(1)[:5])), "has 8x5 pixels, the image 8x6"),
         (lambda path: Image.new("RGB", (8, 6)).save(path), r"holds colours or 32-bit values \(mode RGB\)"),
-        (lambda path: Image.new("L", (8, 6)).save(path, "JPEG"), "a JPEG changes the numbers"),
+        (lambda path: Image.new("L", (8, 6)).save(path, "JPEG"), "is a JPEG, which changes the numbers"),
         (Path.unlink, "can't be read"),
     ],
     ids=["id", "size", "colours", "jpeg", "missing"],
@@ -139,19 +142,29 @@ def test_a_wrong_mask_is_named(spoil, told: str, tmp_path: Path) -> None:  # typ
     spoil(path)
     train = VOCSegmentation(root).split("train")
     place = [Path(train.name(position)).stem for position in range(3)].index(TRAIN[2])
-    with pytest.raises(DataError, match=rf"{TRAIN[2]}\.jpg: its mask {path} {told}"):
+    with pytest.raises(DataError, match=rf"{TRAIN[2]}\.jpg: its mask SegmentationClass/{TRAIN[2]}\.png {told}"):
         train[place]
-    assert f"its mask {path} " in str(train.problem(place))
+    assert f"its mask SegmentationClass/{path.name} " in str(train.problem(place))
     assert [train.problem(other) for other in range(3) if other != place] == [None, None]
 
 
-def test_an_image_in_both_lists_is_found(tmp_path: Path) -> None:
+def test_a_list_that_names_an_image_twice_is_refused(tmp_path: Path) -> None:
     root = devkit(tmp_path)
-    write_lists(root / "VOCdevkit/VOC2012/ImageSets/Segmentation", leaky=[*TRAIN, VAL[1]], twice=[*TRAIN, TRAIN[0]])
-    assert VOCSegmentation(root).check() == {"leak": []}
-    assert VOCSegmentation(root, train="leaky").check() == {"leak": [f"{VAL[1]} is in the lists leaky and val"]}
+    write_lists(root / "VOCdevkit/VOC2012/ImageSets/Segmentation", twice=[*TRAIN, TRAIN[0]])
     with pytest.raises(DataError, match="names 1 images more than once"):
         VOCSegmentation(root, train="twice").split("train")
+
+
+def test_other_classes_are_told_by_the_config_or_a_file(tmp_path: Path) -> None:
+    root = devkit(tmp_path)
+    assert VOCSegmentation(root).classes == CLASSES
+    (root / "VOCdevkit/VOC2012/classes.txt").write_text("sky\nground\n")
+    assert VOCSegmentation(root).classes == ("sky", "ground")
+    assert VOCSegmentation(root, classes=["a", "b", "c"]).classes == ("a", "b", "c")
+    train = VOCSegmentation(root, classes=["a", "b"]).split("train")
+    assert "outside 0..1 and not 255 (void)" in str(train.problem(0))
+    with pytest.raises(ConfigError, match=r"data\.sbd: SBD has VOC's classes"):
+        VOCSegmentation(root, sbd=semantic_boundaries(tmp_path / "SBD", ["2010_000001"]))
 
 
 @pytest.mark.data
@@ -160,7 +173,7 @@ def test_the_real_lists() -> None:
         pytest.skip("not installable: the VOC pictures are not on this machine")
     data = VOCSegmentation(REAL)
     assert [len(data.split(name)) for name in data.splits] == [1464, 1449]
-    assert data.check() == {"leak": []}
+    assert not {*data.split("train").ids} & {*data.split("val").ids}
     assert len(VOCSegmentation(REAL, train="trainaug_sbd_10582").split("train")) == 10582
     mini = VOCSegmentation(REAL, "mini_train", "mini_val")
     assert all(mini.split(name).problem(at) is None for name in mini.splits for at in range(len(mini.split(name))))

@@ -7,6 +7,7 @@ val that is in train as well is a leak from train.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,7 +34,9 @@ PROBLEMS = {
     "missing_class": "class that another split lacks",
     "leak": "the same image in two splits",
     "near_leak": "nearly the same image in two splits",
-    "conflict": "the same image with different labels",
+    "conflict": "the same image with different labels or masks",
+    "void": "mask of void alone",
+    "shared": "images that share a mask",
 }
 NOTES = {
     "duplicate": "the same image twice in a split",
@@ -47,6 +50,7 @@ NOTES = {
     "suffix": "suffix of another format",
     "imbalance": "classes of unequal size",
     "passed_over": "files passed over",
+    "unpaired": "mask without an image",
 }
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",),
@@ -106,13 +110,17 @@ def report(parts: Sequence[Part], classes: Sequence[str]) -> Report:
         for kind, position, text in _odd(part, len(classes)):
             found.add(kind, part.about(position, text))
     _classes(found, parts, classes)
+    for one, other in itertools.combinations(parts, 2):
+        _in_both(found, one, other)
     _twice(found, parts, classes)
     return found
 
 
 def class_counts(part: Part, classes: int) -> IntArray | None:
-    """Images of each class, int64; None where samples have no class."""
+    """Images of each class, int64; None where samples have no class. With masks an image counts for all that it has."""
     labels = part.rows["label"]
+    if "pixels" in (part.rows.dtype.names or ()):
+        return (part.rows["pixels"][:, :-1] > 0).sum(0, dtype=np.int64)  # type: ignore[no-any-return]
     if "classes" in (part.rows.dtype.names or ()):
         return part.rows["classes"].sum(0, dtype=np.int64)  # type: ignore[no-any-return]
     good = labels[(labels >= 0) & (labels < classes)]
@@ -127,6 +135,8 @@ def _odd(part: Part, classes: int) -> Iterator[tuple[str, int, str]]:
     labels = rows["label"]
     wrong = (labels == ODD_LABEL) | ((labels >= classes) | ((labels < 0) & (labels > ODD_LABEL)))
     yield from _each(part, "label", wrong, lambda row: f"its label is {_label(row)}, the classes are 0..{classes - 1}")
+    if "pixels" in (rows.dtype.names or ()):
+        yield from _each(part, "void", rows["pixels"][:, :-1].sum(1) == 0, _size)
     shorter = np.minimum(rows["height"], rows["width"])
     small = shorter < max(SMALL_SIDE, SMALL_SHARE * float(np.median(shorter)))
     yield from _each(part, "small", small, _size)
@@ -172,13 +182,24 @@ def _classes(found: Report, parts: Sequence[Part], classes: Sequence[str]) -> No
         for number in np.flatnonzero((counted == 0) & (train > 0)).tolist():
             found.add("missing_class", f"{split} has no {classes[number]}, train has {train[number]}")
     there = np.flatnonzero(train)
-    if len(there) and train[there].max() >= UNEQUAL * train[there].min():
+    masked = any("pixels" in (part.rows.dtype.names or ()) for part in parts)
+    if len(there) and not masked and train[there].max() >= UNEQUAL * train[there].min():
         least, most = (int(there[place]) for place in (train[there].argmin(), train[there].argmax()))
         found.add(
             "imbalance",
             f"train has {train[most]} {classes[most]} and {train[least]} {classes[least]}, "
             f"{train[most] / train[least]:.1f} times as many (data.sampling=class_balanced evens that out)",
         )
+
+
+def _in_both(found: Report, one: Part, other: Part) -> None:
+    """Samples that two splits share, by id and name, whether they can be read or not."""
+    _, rows, others = np.intersect1d(one.source.ids, other.source.ids, assume_unique=True, return_indices=True)
+    for here, there in zip(others.tolist(), rows.tolist(), strict=True):
+        if other.source.name(here) == one.source.name(there):
+            finding = other.about(here, f"is in {one.split} and in {other.split}")
+            beside = {key: one.about(there, "")[key] for key in ("split", "id", "name")}
+            found.add("leak", finding | {"other": beside})
 
 
 class _Joined:
@@ -197,16 +218,24 @@ class _Joined:
         """A finding about a sample and the one that it is like."""
         (part, here), (beside, there) = self._place(row), self._place(other)
         where = f"{beside.source.name(there)} ({beside.split})"
-        labels = ", as another class" if self.differ(row, other) else ""
+        kind = "with another mask" if "target" in (part.rows.dtype.names or ()) else "as another class"
+        labels = f", {kind}" if self.differ(row, other) else ""
         found = part.about(here, f"({part.split}) {words} {where}{labels}")
         return found | {"other": {key: beside.about(there, "")[key] for key in ("split", "id", "name")}}
 
     def differ(self, row: int, other: int) -> bool:
-        """Whether two samples have different labels."""
+        """Whether two samples have different labels or masks."""
         one, two = (self.parts[self.part[place]].rows[place - self.starts[self.part[place]]] for place in (row, other))
         if one["label"] == two["label"] == SEVERAL and "classes" in one.dtype.names and "classes" in two.dtype.names:
             return not np.array_equal(one["classes"], two["classes"])
+        if "target" in one.dtype.names and "target" in two.dtype.names:
+            return bool(one["target"] != two["target"])
         return bool(one["label"] != two["label"])
+
+    def are_one(self, row: int, other: int) -> bool:
+        """Whether two rows are of one sample, in two splits."""
+        (part, here), (beside, there) = self._place(row), self._place(other)
+        return part is not beside and part.source.name(here) == beside.source.name(there)
 
     def _place(self, row: int) -> tuple[Part, int]:
         part = self.parts[self.part[row]]
@@ -222,6 +251,8 @@ def _twice(found: Report, parts: Sequence[Part], classes: Sequence[str]) -> None
     again = np.flatnonzero(first[group] != np.arange(len(group)))
     for row in again.tolist():
         other = int(first[group[row]])
+        if joined.are_one(row, other):
+            continue
         leak = joined.part[row] != joined.part[other]
         found.add("leak" if leak else "duplicate", joined.about(row, other, "is the same as"))
         if joined.differ(row, other):

@@ -1,5 +1,5 @@
-"""What can be told of one sample: the file it is in, its pixels, its label; a fixed row for each, so that those of a
-million lie in one array.
+"""What can be told of one sample: the file it is in, its pixels, its label or mask; a fixed row for each, so that those
+of a million lie in one array.
 
 Of a file's bytes only the header is read here; the pixels are what its data set made of them. Sums of levels and of
 their squares are whole numbers, so no order of adding changes them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 
 from calotype.analysis.duplicates import COLUMNS, ROWS, thumbnail
 from calotype.digest import Digest
+from calotype.errors import DataError
+from calotype.palette import VOID
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,16 +43,33 @@ _ANY = [("height", "i4"), ("width", "i4"), ("channels", "i4"), ("label", "i8")]
 _FILE = [("format", "u1"), ("mode", "u1"), ("animated", "?"), ("one_colour", "?")]
 
 
-def check_row(classes: int) -> np.dtype[Any]:
-    """The fields that `check` fills; with a vector of so many classes where samples have several labels."""
+def check_row(several: int = 0, masked: int = 0) -> np.dtype[Any]:
+    """The fields that `check` fills; with a vector of `several` classes where samples have several labels, and of the
+    pixels of `masked` classes and void where they have a mask.
+    """
     same = [("digest", "u8"), ("thumbnail", "u1", (ROWS, COLUMNS))]
-    return np.dtype([*_ANY, *_FILE, *same, *([("classes", "u1", (classes,))] if classes else [])])
+    return np.dtype([*_ANY, *_FILE, *same, *_more(several, masked), *([("target", "u8")] if masked else [])])
 
 
-def stats_row(classes: int) -> np.dtype[Any]:
+def stats_row(several: int = 0, masked: int = 0) -> np.dtype[Any]:
     """The fields that `stats` fills, likewise."""
     sums = [("sum", "u8", (CHANNELS,)), ("squares", "u8", (CHANNELS,))]
-    return np.dtype([*_ANY, *sums, *([("classes", "u1", (classes,))] if classes else [])])
+    return np.dtype([*_ANY, *sums, *_more(several, masked)])
+
+
+def _more(several: int, masked: int) -> list[Any]:
+    found: list[Any] = [("classes", "u1", (several,))] if several else []
+    return [*found, ("pixels", "i8", (masked + 1,))] if masked else found
+
+
+def fitting(row: Callable[[int, int], np.dtype[Any]], classes: int) -> Callable[[Sample], np.dtype[Any]]:
+    """`check_row` or `stats_row` as a function of a sample of a data set of so many classes."""
+
+    def fitted(sample: Sample) -> np.dtype[Any]:
+        shape: Sequence[int] = getattr(sample.get("label"), "shape", ())
+        return row(int(shape[0]) if len(shape) == 1 else 0, classes if "mask" in sample else 0)
+
+    return fitted
 
 
 def check(sample: Sample, row: Row) -> None:
@@ -61,6 +81,8 @@ def check(sample: Sample, row: Row) -> None:
     small = thumbnail(pixels)
     row["thumbnail"] = small
     row["digest"] = Digest().add(f"{pixels.shape}").add(pixels).int()
+    if "target" in row.dtype.names:
+        row["target"] = Digest().add(np.ascontiguousarray(np.asarray(sample["mask"]))).int()
     if np.ptp(small) <= 2 * LEAST_RANGE:
         row["one_colour"] = int(np.ptp(pixels, axis=(0, 1)).max()) <= LEAST_RANGE
 
@@ -85,7 +107,20 @@ def _common(sample: Sample, row: Row) -> Bytes:
     row["label"] = _label(label)
     if row["label"] == SEVERAL and "classes" in row.dtype.names:
         row["classes"] = np.asarray(label) > 0.5
+    if "pixels" in row.dtype.names:
+        row["pixels"] = _class_pixels(np.asarray(sample["mask"]), len(row["pixels"]) - 1)
     return pixels
+
+
+def _class_pixels(mask: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:
+    """Pixels of each class and of void. Raises DataError for a number that is neither."""
+    numbers = mask.ravel().astype(np.int64)
+    wrong = np.unique(numbers[(numbers != VOID) & ((numbers < 0) | (numbers >= classes))])
+    if len(wrong):
+        told = ", ".join(map(str, wrong[:5].tolist()))
+        raise DataError(f"its mask holds {told}, outside 0..{classes - 1} and not {VOID} (void)")
+    counts = np.bincount(numbers, minlength=VOID + 1)
+    return np.append(counts[:classes], counts[VOID])
 
 
 def _label(label: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,18 @@ def levels(rows: Rows) -> dict[str, list[float]] | None:
         "mean": [total / pixels / 255 for total in sums],
         "std": [math.sqrt(variance) / pixels / 255 for variance in variances],
     }
+
+
+def pixels(rows: Rows, classes: Sequence[str]) -> dict[str, Any] | None:
+    """Under "classes" each one's share of the pixels that are of any, under "void" the share of all that are of none;
+    None where samples have no mask.
+    """
+    if "pixels" not in (rows.dtype.names or ()):
+        return None
+    *counts, void = rows["pixels"].sum(0).tolist()
+    known = max(1, sum(counts))
+    shares = {name: count / known for name, count in zip(classes, counts, strict=True)}
+    return {"classes": shares, "void": void / max(1, sum(counts) + void)}
 
 
 def _total(values: npt.NDArray[np.uint64]) -> list[int]:

@@ -29,11 +29,12 @@ INK, FAINT, PAPER = (30, 30, 30), (120, 120, 120), (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A class: its name, a word about it, and its pictures, (H, W, C) uint8."""
+    """A class: its name, a word about it, its pictures, (H, W, C) uint8, and the colour it has in them."""
 
     name: str
     note: str
     pictures: Sequence[Pixels]
+    colour: tuple[int, ...] | None = None
 
 
 def draw(rows: Sequence[Row]) -> Image.Image:
@@ -52,6 +53,8 @@ def draw(rows: Sequence[Row]) -> Image.Image:
         (name, of), (note, plain) = texts[place]
         pen.text((GAP, top + SIDE // 2 - 2), fitted(name, names - GAP, of), INK, of, anchor="ls")
         pen.text((GAP, top + SIDE // 2 + 2), fitted(note, names - GAP, plain), FAINT, plain, anchor="la")
+        if row.colour is not None:
+            pen.rectangle((GAP, top + SIDE // 4 - 6, GAP + 2 * LETTERS, top + SIDE // 4 + 4), row.colour, FAINT)
         for column, pixels in enumerate(row.pictures):
             image, left = picture(pixels), names + GAP + column * cell
             sheet.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))

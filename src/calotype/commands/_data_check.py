@@ -1,7 +1,8 @@
 """`calotype data check`: what is wrong or odd in a data set, before a run trips over it or scores too well by it.
 
-Every image is read once. Problems end with code 3: images that can't be read, labels that are no class, classes without
-images, the same image (exact or near) in two splits or under two labels. Notes don't.
+Every image is read once, and its mask where it has one. Problems end with code 3: images and masks that can't be read,
+labels that are no class, masks of void alone, classes without images, the same image (exact or near) in two splits,
+under two labels or with two masks. Notes don't.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 HELP = """Find what is wrong or odd in a data set: broken images, empty classes, the same image in train and val, ...
 
   calotype data check DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
+                                               DIR/images + DIR/masks; DIR/VOCdevkit
   calotype data check experiment=NAME          the data set of a config
 
 Exits 3 when there are problems, 0 when there are none or only notes."""
@@ -64,7 +66,7 @@ def examine(opened: Opened, workers: int | None = None) -> tuple[list[Part], Rep
     from calotype.commands._progress import Progress
     from calotype.commands._survey import Look, survey
 
-    parts, look = [], Look(looks.check_row, looks.check)
+    parts, look = [], Look(looks.fitting(looks.check_row, len(opened.classes)), looks.check)
     with Progress(sum(map(len, opened.sources.values())), "images checked") as progress:
         for name, source in opened.sources.items():
             seen = survey(source, look, workers=workers, seen=progress.advance)

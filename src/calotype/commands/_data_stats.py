@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HELP = """Measure a data set: images of each split and class, sizes, mean and standard deviation for `normalize`.
 
   calotype data stats DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
+                                               DIR/images + DIR/masks; DIR/VOCdevkit
   calotype data stats data=mnist paths.data=.  the data set of a config"""
 SHOWN = 30
 """Classes that are listed without --json; of more the largest and the smallest."""
@@ -73,7 +74,7 @@ def measure(
 
     source = opened.sources[split]
     chosen = _chosen(source, limit)
-    look = Look(looks.stats_row, looks.stats)
+    look = Look(looks.fitting(looks.stats_row, len(opened.classes)), looks.stats)
     with Progress(len(chosen), "images measured") as progress:
         seen = survey(source, look, positions=chosen, workers=workers, seen=progress.advance)
     if not len(seen.rows):
@@ -86,6 +87,8 @@ def measure(
         "size": measures.sizes(seen.rows),
         "channels": measures.channels(seen.rows),
     }
+    if (pixels := measures.pixels(seen.rows, opened.classes)) is not None:
+        told["pixels"] = pixels
     return {"positions": seen.positions, "rows": seen.rows}, told | {"normalize": measures.levels(seen.rows)}
 
 
@@ -112,6 +115,8 @@ def _counts(opened: Opened, split: str, rows: npt.NDArray[Any], limit: int | Non
             found[name] = np.bincount(labels[(labels >= 0) & (labels < total)], minlength=total)
         elif name == split and limit is None and "classes" in (rows.dtype.names or ()):
             found[name] = rows["classes"].sum(0, dtype=np.int64)
+        elif name == split and limit is None and "pixels" in (rows.dtype.names or ()):
+            found[name] = (rows["pixels"][:, :-1] > 0).sum(0, dtype=np.int64)
         elif name == split and limit is None:
             good = rows["label"][(rows["label"] >= 0) & (rows["label"] < total)]
             found[name] = np.bincount(good, minlength=total)
@@ -132,6 +137,8 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
     yield f"  commonest {most['width']}x{most['height']}, {most['share']:.1%} of the images"
     yield f"  channels {', '.join(f'{number} ({count} images)' for number, count in told['channels'].items())}"
     yield from _class_lines(told["classes"], told["splits"])
+    if "pixels" in told:
+        yield from _pixel_lines(told["pixels"]["classes"], told["pixels"]["void"])
     if told["normalize"] is None:
         yield "no mean and standard deviation: the images differ in their channels, or have more than 4"
         return
@@ -159,12 +166,23 @@ def _class_lines(classes: Mapping[str, Mapping[str, int]], splits: Mapping[str, 
         yield f"  {printable(name):{wide}}{''.join(cells)}"
 
 
+def _pixel_lines(classes: Mapping[str, float], void: float) -> Iterator[str]:
+    """A row for each class and void: its share of the pixels."""
+    ordered = sorted(classes, key=lambda name: -classes[name])
+    names = list(classes) if len(classes) <= SHOWN else [*ordered[:5], *ordered[-5:]]
+    wide = max(len(printable(name)) for name in ["void", *names])
+    yield "pixels, void aside"
+    yield from (f"  {printable(name):{wide}}{classes[name]:16.2%}" for name in names)
+    yield f"  {'void':{wide}}{void:16.2%} of all"
+
+
 def _write_sheet(path: Path, opened: Opened, split: str, seen: Mapping[str, npt.NDArray[Any]], per_class: int) -> None:
     """Draw the sheet. Raises UsageError for a name that is no picture's, RunFolderError when it can't be written."""
     import io
 
     from calotype.analysis.sheet import MOST_ROWS, Row, draw, unwritten
     from calotype.files import replace_file
+    from calotype.palette import palette
 
     if path.suffix.lower() != ".png":
         raise UsageError(f"--sheet {path}: its name must end with .png")
@@ -172,7 +190,10 @@ def _write_sheet(path: Path, opened: Opened, split: str, seen: Mapping[str, npt.
     for number, name in enumerate(opened.classes[:MOST_ROWS]):
         members = _members(seen["rows"], number)
         drawn = [_pixels(source, int(seen["positions"][row])) for row in _picked(members, number, per_class)]
-        rows.append(Row(name, f"{len(members)} image{'s' if len(members) != 1 else ''}", drawn))
+        told, colour = f"{len(members)} image{'s' if len(members) != 1 else ''}", None
+        if "pixels" in (seen["rows"].dtype.names or ()):
+            colour = tuple(palette()[number].tolist())
+        rows.append(Row(name, told, drawn, colour))
     buffer = io.BytesIO()
     draw(rows).save(buffer, "PNG")
     try:
@@ -190,8 +211,10 @@ def _members(rows: npt.NDArray[Any], number: int) -> IntArray:
     """The rows of a class."""
     import numpy as np
 
-    which = rows["classes"][:, number] if "classes" in (rows.dtype.names or ()) else rows["label"] == number
-    return np.flatnonzero(which)
+    names = rows.dtype.names or ()
+    if "pixels" in names:
+        return np.flatnonzero(rows["pixels"][:, number])
+    return np.flatnonzero(rows["classes"][:, number] if "classes" in names else rows["label"] == number)
 
 
 def _picked(members: IntArray, number: int, count: int) -> list[int]:
@@ -205,7 +228,14 @@ def _picked(members: IntArray, number: int, count: int) -> list[int]:
 
 
 def _pixels(source: Source, position: int) -> npt.NDArray[np.uint8]:
+    """A sample's picture, (H, W, C), its mask over it where it has one."""
     import numpy as np
 
-    found: Any = np.asarray(source[position]["image"]).transpose(1, 2, 0)
-    return np.ascontiguousarray(found)
+    from calotype.analysis.sheet import SIDE
+    from calotype.palette import overlay
+
+    sample = source[position]
+    pixels: Any = np.ascontiguousarray(np.asarray(sample["image"]).transpose(1, 2, 0))
+    if "mask" not in sample:
+        return pixels  # type: ignore[no-any-return]
+    return overlay(pixels, np.asarray(sample["mask"]), lines=max(pixels.shape) // SIDE)

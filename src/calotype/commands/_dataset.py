@@ -1,4 +1,6 @@
-"""The data set that a `data` verb is about: a folder of images by its name, or what a config says."""
+"""The data set that a `data` verb is about: a folder by its name, read as what lies in it looks like, or what a config
+says.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ class Opened:
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Add WHAT..., `--workers`, `--json`, `--config-dir`."""
     parser.add_argument(
-        "what", nargs="*", metavar="DIR|OVERRIDE", help="a folder of images, or what train takes: data=mnist, key=value"
+        "what", nargs="*", metavar="DIR|OVERRIDE", help="a folder of data, or what train takes: data=mnist, key=value"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core, 0 for this one")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
@@ -59,7 +61,7 @@ def open_dataset(args: argparse.Namespace) -> Opened:
     odd = [item for item in overrides if "=" not in item and item[:1] != "~" and not item.endswith((".yaml", ".py"))]
     if odd:
         raise UsageError(f"{odd[0]} is no folder, no override such as data=mnist, and no config file")
-    config = compose(["data=image_folder", *overrides] if folders else overrides, config_dirs=args.config_dir)
+    config = compose([f"data={_group(folders[0])}", *overrides] if folders else overrides, config_dirs=args.config_dir)
     if folders:
         config.tree["data"]["root"] = folders[0]
     check_schema(config)
@@ -71,6 +73,15 @@ def _is_folder(word: str) -> bool:
     """Whether a word is a folder and not an override: a name of ours with a `=` is meant as `./name=x`."""
     key = word.partition("=")[0] if "=" in word else "/"
     return "/" in key and Path(os.path.expanduser(word)).is_dir()  # noqa: PTH111 - `~key` is nobody's home
+
+
+def _group(folder: str) -> str:
+    """The data group that reads a folder, by what lies in it."""
+    top = Path(folder).expanduser()
+    if (top / "VOCdevkit").is_dir():
+        return "voc2012"
+    pairs = ((place / "images", place / "masks") for place in (top, top / "train"))
+    return "mask_folder" if any(images.is_dir() and masks.is_dir() for images, masks in pairs) else "image_folder"
 
 
 def _open(opened: Opened) -> Opened:

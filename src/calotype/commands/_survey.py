@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -31,16 +31,14 @@ if TYPE_CHECKING:
 TOGETHER = 32
 """Samples that a worker goes through at a time."""
 TRIED = 20
-"""Samples of which the first that can be read tells whether there are several labels."""
+"""Samples of which the first that can be read tells what they hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is kept of a sample: the fields of a row, given the number of classes where labels are vectors, else 0;
-    and what fills one.
-    """
+    """What is kept of a sample: the fields of a row, given a sample; and what fills one."""
 
-    row: Callable[[int], np.dtype[Any]]
+    row: Callable[[Sample], np.dtype[Any]]
     fill: Callable[[Sample, Any], None]
 
 
@@ -73,7 +71,7 @@ def survey(
     `seen` is told of each so many that are done. Raises CalotypeError when a worker dies.
     """
     wanted = np.arange(len(source)) if positions is None else positions
-    piece = _Piece(source, look, look.row(_several(source)), wanted)
+    piece = _Piece(source, look, look.row(_example(source)), wanted)
     starts, workers = range(0, len(wanted), TOGETHER), cores() if workers is None else workers
     rows, broken = [np.empty(0, piece.row)], dict[int, str]()
     for found, failed in _each(piece, starts, workers if len(starts) >= 2 * workers else 0):
@@ -84,13 +82,12 @@ def survey(
     return Survey(wanted[left], np.concatenate(rows), broken)
 
 
-def _several(source: Source) -> int:
-    """The length of a sample's label, where it is a vector; 0 for any other."""
+def _example(source: Source) -> Sample:
+    """The first sample that can be read, of the first few; nothing where none can."""
     for position in range(min(TRIED, len(source))):
         with suppress(Exception):
-            shape: Sequence[int] = getattr(source[position].get("label"), "shape", ())
-            return int(shape[0]) if len(shape) == 1 else 0
-    return 0
+            return source[position]
+    return {}
 
 
 class _Piece:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 SUBVERBS = {
     "download": "fetch a published data set and check every byte of it",
+    "make": "write a data set that is drawn into a folder: VOC's layout, COCO's",
     "check": "find what is wrong or odd: broken images, empty classes, the same image in two splits",
     "stats": "sizes, classes, mean and standard deviation; a sheet of pictures",
 }

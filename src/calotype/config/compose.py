@@ -27,6 +27,8 @@ from calotype.settings import NEUTRAL
 
 # `${` that was written as `\${`, so that it was no interpolation; the only ones that stay are those of oc.env
 _LITERAL = re.compile(r"\$\{(?!oc\.env:)")
+DATA_VARIABLES = ("CALOTYPE_DATA", "DATASET_PATH")
+"""The folder of data sets where no file and no override says it; the second is what others call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +216,19 @@ class _Composition:
                     self.origins[join(key, item.name)] = Origin(default)
 
     def take_environment(self) -> None:
-        """The variable CALOTYPE_DATA in place of the packaged default of `paths.data`; what a file says stays."""
-        folder, key = os.environ.get("CALOTYPE_DATA"), "paths.data"
+        """The first of DATA_VARIABLES in place of the packaged default of `paths.data`; what a file says stays."""
+        variable, key = next((name for name in DATA_VARIABLES if os.environ.get(name)), None), "paths.data"
         packaged = self.origins.get(key)
-        if folder and packaged and Path(packaged.file).is_relative_to(PACKAGED):
-            self.tree["paths"]["data"] = folder
-            self.mark(key, folder, lambda _, value: Origin(value, "the variable CALOTYPE_DATA"))
+        if variable and packaged and Path(packaged.file).is_relative_to(PACKAGED):
+            folder = self.tree["paths"]["data"] = os.environ[variable]
+            self.mark(key, folder, lambda _, value: Origin(value, f"the variable {variable}"))
 
     def edit(self, edit: Edit) -> None:
-        """Apply one override. Raises ConfigError with the nearest name where the key is not there."""
+        """Apply one override. Raises ConfigError with the nearest name where the key is not there, and for a key within
+        its value that is no text, which no file may have.
+        """
+        if odd := next(_odd_keys(edit.value), None):
+            raise ConfigError(f"{edit.text!r}: the key {odd[0]!r} is no text; a file can have it in quotes")
         parent_key, _, name = edit.key.rpartition(".")
         parent = self._parent(parent_key, edit)
         index: Any = int(name) if isinstance(parent, list) and name.isdecimal() else name
@@ -278,6 +284,15 @@ class _Composition:
         if nearest:
             return ConfigError(f"{message}; did you mean {nearest[0]}?")
         return ConfigError(message + ("" if edit.action == "delete" else f"; to add one write +{edit.text}"))
+
+
+def _odd_keys(value: Any) -> Iterator[tuple[Any]]:
+    """The keys in a value that are no text, each in a tuple."""
+    if isinstance(value, dict):
+        yield from ((key,) for key in value if not isinstance(key, str))
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        yield from _odd_keys(item)
 
 
 def _ordered(tree: dict[str, Any]) -> dict[str, Any]:

@@ -159,16 +159,17 @@ def file_id(name: bytes) -> int:
     return xxhash.xxh3_64_intdigest(name) >> 1
 
 
-def folder_index(root: Path, below: str = "", *, keep: bool = True) -> FileIndex:
+def folder_index(root: Path, below: str = "", *, keep: bool = True, by_class: bool = True) -> FileIndex:
     """The index of `root`/`below`/<class>/**, ids over the path below `root`; `keep` keeps it for the next time.
+    Without `by_class` that of `root`/`below`/**, all under label 0 and without classes.
 
     Raises DataError for a folder that can't be read, an image that is no regular file, and two files of one id.
     """
     top = root.resolve()
-    cache = cache_path(top, below)
+    cache = cache_path(top, below, by_class)
     if keep and (kept := _kept(cache, top, below)) is not None:
         return kept
-    scan = _Scan(top, below)
+    scan = _Scan(top, below, by_class)
     index = scan.run()
     if not keep or scan.newest > scan.started - SETTLED:
         return index
@@ -182,15 +183,15 @@ def folder_index(root: Path, below: str = "", *, keep: bool = True) -> FileIndex
 class _Scan:
     """Walks a tree of class folders. `folders` are those that were read, with their modification times."""
 
-    def __init__(self, top: Path, below: str) -> None:
-        self.top, self.below = top, below
+    def __init__(self, top: Path, below: str, by_class: bool) -> None:
+        self.top, self.below, self.by_class = top, below, by_class
         self.packer, self.ignored = Packer(), dict[str, int]()
         self.folders, self.irregular = list[tuple[bytes, int]](), list[str]()
         self.started, self.newest = time.time(), 0.0
 
     def run(self) -> FileIndex:
-        below = os.fsencode(self.below)
-        classes = sorted(self._read(below, frozenset(), None))
+        below = (os.fsencode(self.below), frozenset[tuple[int, int]]())
+        classes = sorted(self._read(*below, None)) if self.by_class else [below]
         for label, (name, ancestors) in enumerate(classes):
             stack = [(name, ancestors)]
             while stack:
@@ -199,7 +200,7 @@ class _Scan:
             first, *more = self.irregular
             others = f" (and {len(more)} more: {', '.join(more[:NAMED])})" if more else ""
             raise DataError(f"{first}: is a broken link or no regular file{others}; remove it")
-        names = (os.fsdecode(name.rpartition(b"/")[2]) for name, _ in classes)
+        names = (os.fsdecode(name.rpartition(b"/")[2]) for name, _ in classes if self.by_class)
         return self.packer.index(self.top, names, self.ignored)
 
     def _read(
@@ -252,9 +253,10 @@ class _Scan:
             sys.stderr.write(f"scanning {self.top / self.below}: {count} images so far, {rate:.0f}/s\n")
 
 
-def cache_path(root: Path, below: str = "") -> Path:
+def cache_path(root: Path, below: str = "", by_class: bool = True) -> Path:
     """Where the index of `root`/`below` is kept."""
-    key = xxhash.xxh3_64_hexdigest(os.fsencode(root.resolve() / below) + b"\0" + os.fsencode(below))
+    kind = b"" if by_class else b"\0all"
+    key = xxhash.xxh3_64_hexdigest(os.fsencode(root.resolve() / below) + b"\0" + os.fsencode(below) + kind)
     return cache_folder() / "index" / f"{key}.safetensors"
 
 

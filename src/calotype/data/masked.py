@@ -1,7 +1,6 @@
-"""Images with a mask each, in files: a split of pairs, and the plain layout `images` + `masks` for anybody's data.
+"""Images with a mask each, in files: a split of pairs, for every layout in which a mask has its image's name.
 
-A mask has its image's name with another suffix, in another folder. What it holds is checked as it is read: the classes,
-255 for void, and the image's size.
+What a mask holds is checked as it is read: that it means classes or void, and the image's size.
 """
 
 from __future__ import annotations
@@ -12,83 +11,95 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torchvision import tv_tensors
 
 from calotype.data import images, masks
-from calotype.data.index import FileIndex, Packer, file_id
+from calotype.data.index import FileIndex, Packer, Paths, file_id
 from calotype.data.source import Decoding
-from calotype.errors import DataError
+from calotype.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from calotype.types import IntArray, Sample
 
-VOID = 255
-
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Where masks lie: below `masks` as their images below `images`, with `suffix`; "" is the data set's root."""
+    """Where masks lie: below `masks` as their images below `images`, with the first of `suffixes` that there is; "" is
+    the data set's root.
+    """
 
     images: str
     masks: str
-    suffix: str = ".png"
+    suffixes: tuple[str, ...] = (".png",)
 
-    def of(self, name: str) -> str:
-        """The path of an image's mask below the root."""
+    def of(self, root: Path, name: str) -> Path:
+        """The mask of the image `name` below a root; with the first suffix where there is none."""
         inside = name.removeprefix(f"{self.images}/") if self.images else name
-        return f"{self.masks}/{inside.rpartition('.')[0]}{self.suffix}".removeprefix("/")
+        stem = root / self.masks / inside.rpartition(".")[0]
+        found = [stem.with_name(stem.name + suffix) for suffix in self.suffixes]
+        return found[0] if len(found) == 1 else next((path for path in found if path.is_file()), found[0])
 
 
 @dataclass(frozen=True, slots=True)
 class MaskDecoding:
-    """How files become masks of `classes` classes: `colours` as `masks.decode` takes them."""
+    """How files become masks: what their numbers mean, or their `colours` and the `unnamed` ones, as `masks.decode`
+    takes them.
+    """
 
-    classes: int
-    colours: Mapping[tuple[int, int, int], int] | None = None
+    meaning: masks.Meaning
+    colours: masks.Colours | None = None
+    unnamed: int | None = None
     max_pixels: int = images.MAX_PIXELS
 
     def read(self, path: Path) -> tv_tensors.Mask:
-        """The mask in a file. Raises DataError with the reason alone."""
+        """The mask in a file, int64 (H, W) of classes and 255 for void. Raises DataError with the reason alone."""
         try:
             content = path.read_bytes()
         except OSError as error:
             raise DataError(f"can't be read ({error.strerror})") from error
-        mask = masks.sbd(content) if path.suffix == ".mat" else masks.decode(content, self.colours, self.max_pixels)
-        wrong = sorted({*np.unique(mask.numpy()).tolist()} - {*range(self.classes), VOID})
-        if wrong:
-            told = ", ".join(map(str, wrong[:5]))
-            raise DataError(f"holds {told}, outside 0..{self.classes - 1} and not {VOID} (void)")
-        return mask
+        if path.suffix == ".mat":
+            stored = masks.sbd(content)
+        else:
+            stored = masks.decode(content, self.colours, self.unnamed, self.max_pixels)
+        return stored if self.colours else tv_tensors.Mask(torch.from_numpy(self.meaning.of(stored.numpy())))
 
 
 class MaskedSource:
-    """The images of an index with their masks, as a split. Ids are those of the index."""
+    """The images `rows` of an index (None: all) with their masks, as a split. Ids are those of the index."""
 
     containers: Mapping[Path, str] = {}
 
-    def __init__(self, index: FileIndex, beside: Beside, image: Decoding, mask: MaskDecoding) -> None:
+    def __init__(
+        self, index: FileIndex, beside: Beside, image: Decoding, mask: MaskDecoding, rows: IntArray | None = None
+    ) -> None:
         self.index, self.beside, self.image, self.mask = index, beside, image, mask
-        self.ids: IntArray = index.ids
+        self.rows = np.arange(len(index)) if rows is None else rows
+        self.ids: IntArray = index.ids[self.rows]
 
     @property
     def files(self) -> Sequence[Path]:
         """The images in the order of ids, then their masks."""
-        rows = range(len(self))
-        return [*(self.index.path(row) for row in rows), *(self.mask_path(row) for row in rows)]
+        positions = range(len(self))
+        return [*Paths(self.index, self.rows), *map(self.mask_path, positions)]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def name(self, position: int) -> str:
         """The image's path below the data set's root."""
-        return self.index.name(position)
+        return self.index.name(int(self.rows[position]))
+
+    def path(self, position: int) -> Path:
+        """The image's path."""
+        return self.index.path(int(self.rows[position]))
 
     def mask_path(self, position: int) -> Path:
         """The mask's path."""
-        return self.index.root / self.beside.of(self.index.name(position))
+        return self.beside.of(self.index.root, self.name(position))
 
     def problem(self, position: int) -> str | None:
-        """Why a sample can't be read, without its image's name; None for one that can."""
+        """Why a sample can't be read, without its image's name, a mask's below the root; None for one that can."""
         try:
             self._read(position)
         except DataError as error:
@@ -103,24 +114,25 @@ class MaskedSource:
             return self._read(position)
         except DataError as error:
             raise DataError(
-                f"{self.index.path(position)}: {error.message}; mend or remove it, or set data.on_error=skip"
+                f"{self.path(position)}: {error.message}; mend or remove it, or set data.on_error=skip"
             ) from error
 
     def _read(self, position: int) -> dict[str, Any]:
         how = self.image
         try:
-            content = self.index.path(position).read_bytes()
+            content = self.path(position).read_bytes()
         except OSError as error:
             raise DataError(f"can't be read ({error.strerror})") from error
         image = images.decode(content, how.mode, how.background, how.max_pixels)
         path = self.mask_path(position)
+        told = f"its mask {path.relative_to(self.index.root)}"
         try:
             mask = self.mask.read(path)
         except DataError as error:
-            raise DataError(f"its mask {path} {error.message}") from error
+            raise DataError(f"{told} {error.message}") from error
         if mask.shape != image.shape[-2:]:
             sizes = [f"{width}x{height}" for height, width in (mask.shape, image.shape[-2:])]
-            raise DataError(f"its mask {path} has {sizes[0]} pixels, the image {sizes[1]}")
+            raise DataError(f"{told} has {sizes[0]} pixels, the image {sizes[1]}")
         return {"image": image, "mask": mask, "content": content}
 
 
@@ -176,3 +188,39 @@ class Joined:
 def sample_id(name: str) -> int:
     """The id of a sample by its file's name, without folders and suffix."""
     return file_id(Path(name).stem.encode())
+
+
+def check_classes(classes: Sequence[str], where: str, error: type[ConfigError | DataError]) -> tuple[str, ...]:
+    """The names of classes. Raises `error` where they can't be those of a mask: none, too many, one twice."""
+    if not classes:
+        raise error(f"{where} names no class")
+    if len(classes) > masks.MOST_CLASSES:
+        raise error(f"{where} has {len(classes)} classes, and a mask can tell {masks.MOST_CLASSES} apart: 255 is void")
+    if twice := next((name for name in classes if classes.count(name) > 1), None):
+        raise error(f"{where} names the class {twice!r} twice")
+    return tuple(classes)
+
+
+def classes_in(path: Path) -> tuple[str, ...]:
+    """The classes that a file names, one a line. Raises DataError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from error
+    return check_classes([line.strip() for line in lines if line.strip()], str(path), DataError)
+
+
+def names_in(path: Path) -> list[str]:
+    """The names in a list of images. Raises DataError for one that can't be read, is empty, or names an image twice."""
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        others = sorted(file.stem for file in path.parent.glob("*.txt"))
+        known = f"; there are {', '.join(others)}" if others else ""
+        raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error}){known}") from error
+    if not names:
+        raise DataError(f"{path} names no image")
+    doubled = len(names) - len(set(names))
+    if doubled:
+        raise DataError(f"{path} names {doubled} images more than once")
+    return names

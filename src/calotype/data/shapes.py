@@ -4,11 +4,12 @@ A sample is drawn when it is asked for, from the set's seed and the sample's id 
 read. Coloured shapes lie on a texture of waves and noise, later ones over earlier ones. Their edges are anti-aliased:
 a pixel's colour is mixed by how much of it the shape covers; its class in the mask is that of the last shape that its
 centre is in. A shape that others hide to less than a quarter is in the mask but has no box, as annotators do.
+`calotype data make shapes` writes the same samples as files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,8 @@ import torch
 from torchvision import tv_tensors
 
 from calotype import keys
-from calotype.errors import DataError
+from calotype.data import layouts
+from calotype.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from calotype.types import IntArray, Sample
@@ -28,6 +30,7 @@ Plane = npt.NDArray[np.float32]
 
 VISIBLE = 0.25
 """The part of a shape that has to be seen for it to have a box."""
+VOID = 255
 CONTRAST = 100.0
 """How far a shape's colour is from that of the texture, as a distance of RGB values."""
 
@@ -56,10 +59,12 @@ class Shapes:
     """Images of `size` x `size` pixels with one to `most` shapes each, drawn by `draw_seed`; `images` says how many to
     train, validate and test with.
 
-    `target` is "mask", with the background as class 0, or "boxes". Raises DataError for a split there is none of.
+    `target` is "mask", with the background as class 0, or "boxes". In masks `border` pixels on each side of a shape's
+    edge are void. Raises ConfigError, and DataError for a split there is none of.
     """
 
     splits: Sequence[str] = ("train", "val", "test")
+    formats: Sequence[str] = tuple(layouts.WRITERS)
 
     def __init__(
         self,
@@ -68,10 +73,16 @@ class Shapes:
         most: int = 4,
         images: Sequence[int] = (1024, 128, 256),
         draw_seed: int = 0,
+        border: int = 0,
     ) -> None:
         if target not in ("mask", "boxes"):
             raise DataError(f"{target!r} is not allowed; allowed: mask, boxes", key="data.target")
-        self.target, self.size, self.most, self.draw_seed = target, size, most, draw_seed
+        if len(images) != len(self.splits) or not all(isinstance(count, int) and count >= 0 for count in images):
+            raise ConfigError(f"{list(images)} is no number of images for each of train, val, test", key="data.images")
+        for name, value, least in (("size", size, 8), ("most", most, 1), ("border", border, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"{value!r} is not allowed; allowed: {least} or more", key=f"data.{name}")
+        self.target, self.size, self.most, self.draw_seed, self.border = target, size, most, draw_seed, border
         self.classes = (*(["background"] if target == "mask" else []), *FORMS)
         ends = np.cumsum([0, *images])
         self._ids = {name: np.arange(*ends[at : at + 2]) for at, name in enumerate(self.splits)}
@@ -81,6 +92,25 @@ class Shapes:
         if name not in self._ids:
             raise DataError(f"there is no split {name!r}, only {', '.join(self.splits)}")
         return ShapesSource(self, self._ids[name])
+
+    def write(self, folder: Path, layout: str, seen: Callable[[int], None]) -> Sequence[str]:
+        """Write all splits into a folder in one of `formats`, masks and boxes both; the overrides that train on it.
+        `seen` is told of each so many images that are done.
+        """
+
+        def pictures(name: str) -> Iterator[layouts.Picture]:
+            for number in self._ids[name].tolist():
+                drawn = self.drawing(number)
+                regions = [drawn.owner == shape for shape in drawn.seen]
+                yield layouts.Picture(number, drawn.image, drawn.mask(self.border), drawn.boxes, drawn.labels, regions)
+                seen(1)
+
+        splits = {name: pictures(name) for name in self.splits if len(self._ids[name])}
+        return layouts.WRITERS[layout](folder, splits, ("background", *FORMS))
+
+    def drawing(self, number: int) -> Drawing:
+        """The sample of an id."""
+        return draw(keys.key(self.draw_seed, "sample", number), self.size, self.most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,28 +134,58 @@ class ShapesSource:
         return len(self.ids)
 
     def __getitem__(self, position: int) -> Sample:
-        image, mask, boxes, labels = draw(
-            keys.key(self.data.draw_seed, "sample", int(self.ids[position])), self.data.size, self.data.most
-        )
-        sample: dict[str, Any] = {"image": tv_tensors.Image(torch.from_numpy(image))}
+        drawn = self.data.drawing(int(self.ids[position]))
+        sample: dict[str, Any] = {"image": tv_tensors.Image(torch.from_numpy(drawn.image))}
         if self.data.target == "mask":
-            return sample | {"mask": tv_tensors.Mask(torch.from_numpy(mask))}
+            return sample | {"mask": tv_tensors.Mask(torch.from_numpy(drawn.mask(self.data.border)))}
         found: Any = tv_tensors.BoundingBoxes(
-            torch.from_numpy(boxes),
+            torch.from_numpy(drawn.boxes),
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=(self.data.size, self.data.size),
         )
-        return sample | {"boxes": found, "labels": torch.from_numpy(labels)}
+        return sample | {"boxes": found, "labels": torch.from_numpy(drawn.labels)}
 
     def name(self, position: int) -> str:
         """The sample's id."""
         return f"shapes#{self.ids[position]}"
 
 
-def draw(seed: int, size: int, most: int) -> tuple[npt.NDArray[np.uint8], IntArray, npt.NDArray[np.float32], IntArray]:
-    """An image (3, size, size), its mask (size, size) with 0 for the background, boxes (n, 4) around what is seen of
-    the shapes as xyxy pixels, and the shapes' classes (n,), of which 0 is no background.
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """An image (3, size, size) uint8; for each pixel the number of the shape that owns it, 0 for none; the classes of
+    the shapes by their numbers, of which 0 is the background; and the numbers of those that are seen.
     """
+
+    image: npt.NDArray[np.uint8]
+    owner: IntArray
+    classes: IntArray
+    seen: Sequence[int]
+
+    @property
+    def boxes(self) -> npt.NDArray[np.float32]:
+        """Around what is seen of the shapes, (n, 4) xyxy pixels."""
+        return np.array([_extent(self.owner == number) for number in self.seen], np.float32).reshape(-1, 4)
+
+    @property
+    def labels(self) -> IntArray:
+        """The classes of the boxes, (n,), of which 0 is no background."""
+        return self.classes[self.seen] - 1
+
+    def mask(self, border: int = 0) -> IntArray:
+        """The class of every pixel, 0 for the background; 255 within `border` pixels of an edge."""
+        found, edge = self.classes[self.owner], np.zeros(self.owner.shape, bool)
+        for step in range(1, border + 1):
+            down, right = self.owner[step:] != self.owner[:-step], self.owner[:, step:] != self.owner[:, :-step]
+            edge[step:] |= down
+            edge[:-step] |= down
+            edge[:, step:] |= right
+            edge[:, :-step] |= right
+        found[edge] = VOID
+        return found
+
+
+def draw(seed: int, size: int, most: int) -> Drawing:
+    """One to `most` shapes on a texture."""
     drawn = np.random.Generator(np.random.Philox(seed))
     y, x = np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)
     base = drawn.uniform(30, 225, 3).astype(np.float32)
@@ -147,8 +207,7 @@ def draw(seed: int, size: int, most: int) -> tuple[npt.NDArray[np.uint8], IntArr
     image += drawn.normal(0, 4, image.shape).astype(np.float32)
     classes = np.array([0, *(kind + 1 for kind in names)], np.int64)
     seen = [number for number, area in enumerate(covered, 1) if (owner == number).sum() > VISIBLE * area]
-    boxes = np.array([_extent(owner == number) for number in seen], np.float32).reshape(-1, 4)
-    return np.clip(image, 0, 255).astype(np.uint8), classes[owner], boxes, classes[seen] - 1
+    return Drawing(np.clip(image, 0, 255).astype(np.uint8), owner, classes, seen)
 
 
 def _texture(drawn: np.random.Generator, x: Plane, y: Plane) -> Plane:

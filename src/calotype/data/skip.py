@@ -39,8 +39,13 @@ class Without:
 
     @property
     def files(self) -> Sequence[Path]:
-        """All files of the whole source, the broken ones too: one that was mended is a change of the data."""
-        return self.source.files
+        """All files of the whole source that are there, the broken ones too: one that was mended, or comes back, is a
+        change of the data.
+        """
+        files = self.source.files
+        texts = getattr(files, "texts", lambda: map(os.fspath, files))
+        gone = {place for place, text in enumerate(texts()) if not os.path.exists(text)}  # noqa: PTH110 - as FileTable
+        return [path for place, path in enumerate(files) if place not in gone] if gone else files
 
     @property
     def containers(self) -> Mapping[Path, str]:

