@@ -80,6 +80,15 @@ class TestWithSBD(TestVOC):
         assert np.array_equal(train[twin]["mask"].numpy(), numbers(own)), "VOC's mask"
         assert np.array_equal(train[stems.index("2010_000002")]["mask"].numpy(), numbers(53)), "SBD's"
 
+    def test_several_lists_of_sbd_are_one(self) -> None:
+        names = (self.sbd / "train_noval.txt").read_text().split()
+        (self.sbd / "train.txt").write_text("\n".join(names[:3]))
+        (self.sbd / "val.txt").write_text("\n".join(names[2:]))
+        both = VOCSegmentation(self.root, sbd=self.sbd, sbd_lists=["train", "val"]).split("train")
+        assert both.ids.tolist() == self.make().split("train").ids.tolist()
+        with pytest.raises(DataError, match=r"there is no trian\.txt"):
+            VOCSegmentation(self.root, sbd=self.sbd, sbd_lists=["trian"])
+
 
 def test_masks_are_numbers_and_void_is_kept(tmp_path: Path) -> None:
     root = devkit(tmp_path)

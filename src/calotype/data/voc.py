@@ -1,8 +1,8 @@
 """PASCAL VOC 2012 for segmentation, as it lies on disk when it is unpacked, with the Semantic Boundaries Dataset (SBD)
 beside it where that is asked for; and other data in VOC's layout.
 
-With SBD the training split is VOC's list and SBD's `train_noval` list together: an image that is in both counts once,
-with VOC's mask, and none is in the validation split.
+With SBD the training split is VOC's list and SBD's together: an image that is in both counts once, with VOC's mask, and
+none is in the validation split.
 Source: M. Everingham et al., The PASCAL Visual Object Classes Challenge 2012.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,10 +37,12 @@ _ARCHIVE = "VOCtrainval_11-May-2012.tar"
 _OXFORD = f"robots.ox.ac.uk/pascal/VOC/voc2012/{_ARCHIVE}"
 
 
+@dataclass(eq=False)
 class VOCSegmentation:
     """The lists `train` and `val` of ImageSets/Segmentation under `root`, which holds VOCdevkit or is a part of it;
-    masks lie in the folder `masks`. With `sbd`, the folder of SBD's img, cls and train_noval.txt, those are
-    trained on too. `classes` are VOC's, or those in a file classes.txt beside the lists' folder.
+    masks lie in the folder `masks`. With `sbd`, the folder of SBD's img, cls and lists, those of `sbd_lists` are
+    trained on too: train_noval has 5,623 images; with train and val together there are the 10,582 called trainaug.
+    `classes` are VOC's, or those in a file classes.txt beside the lists' folder.
 
     Without a root the variable DATASET_PATH is asked. Where `sbd` is "auto" it is the folder in SBD_DATASET_PATH, or
     without that `SBD` in the root. Raises DataError naming what is missing.
@@ -60,21 +63,20 @@ class VOCSegmentation:
         md5="6cd6e144f989b92b3379bac3b3de84fd",
     )
 
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        train: str = "train",
-        val: str = "val",
-        masks: str = "SegmentationClass",
-        sbd: str | Path | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> None:
-        self.root = _devkit(root)
-        self.lists = {"train": train, "val": val}
-        self.masks = masks
-        self.classes: Sequence[str] = _classes(self.root, classes)
-        self.sbd = None if sbd is None else _sbd(sbd, root)
-        if self.sbd is not None and self.classes != CLASSES:
+    root: str | Path | None = None
+    train: str = "train"
+    val: str = "val"
+    masks: str = "SegmentationClass"
+    sbd: str | Path | None = None
+    sbd_lists: Sequence[str] = ("train_noval",)
+    classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.top = _devkit(self.root)
+        self.lists = {"train": self.train, "val": self.val}
+        self.classes = _classes(self.top, self.classes)
+        self.beside = None if self.sbd is None else _sbd(self.sbd, self.root, self.sbd_lists)
+        if self.beside is not None and self.classes != CLASSES:
             raise ConfigError("SBD has VOC's classes, and these are others; leave it null", key="data.sbd")
 
     def split(self, name: str) -> Joined:
@@ -82,10 +84,10 @@ class VOCSegmentation:
         if name not in self.lists:
             raise DataError(f"there is no split {name!r}, only {', '.join(self.splits)}")
         sources = [self._own(self._names(name))]
-        if name == "train" and self.sbd is not None:
+        if name == "train" and self.beside is not None:
             held_out = {sample_id(other) for other in self._names("val")}
-            more = [other for other in names_in(self.sbd / "train_noval.txt") if sample_id(other) not in held_out]
-            sources.append(sbd.pairs(self.sbd, more))
+            named = {other: None for which in self.sbd_lists for other in names_in(self.beside / f"{which}.txt")}
+            sources.append(sbd.pairs(self.beside, [other for other in named if sample_id(other) not in held_out]))
         return Joined(sources)
 
     @classmethod
@@ -101,11 +103,11 @@ class VOCSegmentation:
         return place
 
     def _names(self, split: str) -> list[str]:
-        return names_in(self.root / "ImageSets" / "Segmentation" / f"{self.lists[split]}.txt")
+        return names_in(self.top / "ImageSets" / "Segmentation" / f"{self.lists[split]}.txt")
 
     def _own(self, names: Sequence[str]) -> MaskedSource:
-        index = listed(self.root, [f"JPEGImages/{name}.jpg" for name in names])
-        meaning = masks.Meaning.counted(len(self.classes))
+        index = listed(self.top, [f"JPEGImages/{name}.jpg" for name in names])
+        meaning = masks.Meaning.counted(len(self.classes or ()))
         return MaskedSource(index, Beside("JPEGImages", self.masks), Decoding(), MaskDecoding(meaning))
 
 
@@ -131,7 +133,7 @@ def _devkit(root: str | Path | None) -> Path:
     )
 
 
-def _sbd(given: str | Path, root: str | Path | None) -> Path:
+def _sbd(given: str | Path, root: str | Path | None, lists: Sequence[str]) -> Path:
     if given == "auto":
         given = os.environ.get(sbd.VARIABLE) or Path(root or os.environ[VARIABLE])
-    return sbd.found(Path(given), ["train_noval.txt"])
+    return sbd.found(Path(given), [f"{name}.txt" for name in lists])
