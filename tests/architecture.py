@@ -27,6 +27,7 @@ BASE = frozenset(
         "archives",
         "plain_pickle",
         "lettering",
+        "palette",
     }
 )
 MIDDLE = frozenset({"config", "engine", "record", "analysis"})

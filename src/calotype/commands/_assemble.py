@@ -304,6 +304,10 @@ def build_task(
     if isinstance(network := node.get("network"), Mapping) and network.get("num_classes", 0) is None:
         node["network"] = {**network, "num_classes": len(classes)}
     task = build(node, "module", **_told(node, classes))
+    if settings.module.inference is not None:
+        if not hasattr(task, "inference"):
+            raise ConfigError(f"{type(task).__name__} asks its network in one way only", key="module.inference")
+        task.inference = build(settings.module.inference, "module.inference")
     check_network(task, "module.network" if "network" in settings.task else "module")
     loaded = start.begin(task.network, weights) if start else None
     task.to(device)

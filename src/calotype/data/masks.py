@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 
 from calotype.data.images import MAX_PIXELS
 from calotype.errors import DataError
+from calotype.palette import palette
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -65,23 +66,13 @@ def sbd(content: bytes) -> tv_tensors.Mask:
     return tv_tensors.Mask(torch.from_numpy(ids))
 
 
-def encode(mask: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG with the palette of PASCAL VOC that holds these numbers, (H, W)."""
+def encode(mask: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
+    """A PNG that holds these numbers, (H, W): bytes with the palette of PASCAL VOC, 16 bits as grey levels."""
     image, file = Image.fromarray(mask), io.BytesIO()
-    image.putpalette(palette().tobytes())
+    if mask.dtype == np.uint8:
+        image.putpalette(palette().tobytes())
     image.save(file, "PNG")
     return file.getvalue()
-
-
-def palette() -> npt.NDArray[np.uint8]:
-    """The colours of PASCAL VOC, (256, 3): the lowest bits of a number are the highest of red, green, blue in turn.
-    Source: VOClabelcolormap of the VOC development kit.
-    """
-    numbers, found = np.arange(256), np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            found[:, channel] |= ((numbers >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
-    return found
 
 
 def _numbers(image: Image.Image) -> Ids:
