@@ -1,8 +1,8 @@
 """How a segmenter is asked at evaluation and prediction: in windows over a large image, and several times over.
 
 A window that overlaps others is averaged with them, and so are the views of test-time augmentation: probabilities, each
-with the same weight, added in a fixed order (windows by rows, then flips, then scales). An image is asked by itself, so
-its answer depends on others in its batch no more than the network's does.
+with the same weight, added in a fixed order (windows by rows, then flips, then scales). What is done to images and
+answers is done to each alone, so these depend on others in their batch no more than the network's do.
 Sources: overlapping windows and multi-scale inputs with left-right flips as in L.-C. Chen et al., DeepLab,
 arXiv:1606.00915 and 1706.05587.
 """
@@ -65,7 +65,7 @@ class Inference:
 
     def _probabilities(self, logits: Logits, images: Tensor) -> Tensor:
         found = self._windowed(logits, images)
-        return found if self._cut(images) else found.softmax(1)
+        return found if self._cut(images) else _softmax(found)
 
     def _cut(self, images: Tensor) -> bool:
         return self.window is not None and any(
@@ -81,7 +81,7 @@ class Inference:
         rows, columns = (places(*sizes) for sizes in zip(images.shape[-2:], self.window, self.stride, strict=True))
         for row in rows:
             for column in columns:
-                found = logits(images[..., row, column]).float().softmax(1)
+                found = _softmax(logits(images[..., row, column]).float())
                 if not total.dim():
                     total = found.new_zeros((*found.shape[:2], *images.shape[-2:]))
                 total[..., row, column] += found
@@ -98,7 +98,16 @@ def places(size: int, window: int, stride: int) -> list[slice]:
 def _resized(images: Tensor, size: Sequence[int]) -> Tensor:
     if images.shape[-2:] == tuple(size):
         return images
-    return F.interpolate(images, [*size], mode="bilinear", antialias=True)
+    return _each(lambda image: F.interpolate(image, [*size], mode="bilinear", antialias=True), images)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return _each(lambda image: image.softmax(1), logits)
+
+
+def _each(change: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """A change of each image alone: torch's vectorised kernels round by where in a batch a pixel lies."""
+    return torch.cat([change(image) for image in images.split(1)])
 
 
 def _sides(value: int | Sequence[int], name: str) -> tuple[int, int]:
