@@ -210,7 +210,10 @@ def _shade(share: float, *, diagonal: bool) -> tuple[int, int, int]:
 
 
 def _short(number: int) -> str:
-    return str(number) if number < 10_000 else f"{number / 1000:.0f}k"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 10 * size:
+            return f"{number / size:.0f}{unit}"
+    return str(number)
 
 
 def as_picture(sheet: Image) -> Picture:

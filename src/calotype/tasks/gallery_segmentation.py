@@ -118,7 +118,8 @@ def grid(rows: Mapping[str, Tensor], classes: Sequence[str]) -> Picture:
     height, width = int(used.any(1).sum()), int(used.any(0).sum())
     left, columns = TEXT + 10, len(host["true"])
     wide = left + columns * (width + GAP)
-    legend = _legend(np.union1d(host["found"], host["true"]).tolist(), classes, wide)
+    seen = np.setdiff1d(np.union1d(host["found"], host["true"]), [OUTSIDE])
+    legend = _legend(seen.tolist(), classes, wide)
     sheet = Image.new("RGB", (wide, len(ROWS) * (height + GAP) + GAP + legend.height), PAPER)
     for row, name in enumerate(ROWS):
         top = GAP + row * (height + GAP)
@@ -139,11 +140,10 @@ def _cells(image: Bytes, found: npt.NDArray[np.int16], true: npt.NDArray[np.int1
     return (np.where(outside, np.uint8(255), cell) for cell in cells)
 
 
-def _legend(numbers: Sequence[int], classes: Sequence[str], wide: int) -> Image:
+def _legend(seen: Sequence[int], classes: Sequence[str], wide: int) -> Image:
     """What the colours mean, in columns below one another."""
     from PIL import Image, ImageDraw
 
-    seen = [number for number in numbers if number != OUTSIDE]
     colours = coloured(np.array(seen))
     names = [lettered("void" if number == VOID else classes[number], TEXT) for number in seen]
     box, line = TEXT, TEXT + 8
