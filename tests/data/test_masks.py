@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calotype.data.masks import decode, encode, palette
+from calotype.data.masks import decode, encode
 from calotype.errors import DataError
+from calotype.palette import palette
 
 IDS = np.array([[0, 1, 20], [255, 7, 1]], np.uint8)
 VOC = Path(__file__).parents[3] / "shared/data/voc2012_mini/VOCdevkit/VOC2012/SegmentationClass"

@@ -107,7 +107,7 @@ def _softmax(logits: Tensor) -> Tensor:
 
 def _each(change: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """A change of each image alone: torch's vectorised kernels round by where in a batch a pixel lies."""
-    return torch.cat([change(image) for image in images.split(1)])
+    return torch.cat([change(images[row : row + 1]) for row in range(len(images))])
 
 
 def _sides(value: int | Sequence[int], name: str) -> tuple[int, int]:
