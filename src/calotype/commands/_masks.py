@@ -56,7 +56,8 @@ def write_masks(args: argparse.Namespace, model: Model, files: Sequence[str]) ->
             for row, place in zip(batch, places[done : done + len(batch)], strict=True):
                 counts = _write(row, place)
                 writer.row(row, place.mask, counts)
-                failed, unseen = failed + (row.error is not None), unseen + (counts[VOID:] != [] and counts[VOID] > 0)
+                failed += row.error is not None
+                unseen += bool(counts) and _counted(counts, model.classes)[-1][1] > 0
             done += len(batch)
             progress.advance(len(batch))
     sys.stdout.flush()
