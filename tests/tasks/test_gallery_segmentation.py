@@ -113,7 +113,7 @@ def test_more_classes_than_fit_are_drawn_without_their_matrix() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 12), (300, 500), (500, 333), (1, 700), (160, 160)])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_any_size_is_fitted_in(size: tuple[int, int], channels: int) -> None:
     image = torch.randn(2, channels, *size)
     picture = drawn(batch(2, size, image=image))["predictions"]

@@ -102,7 +102,8 @@ def _small(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     image = thumbnails(rows["image"], SIDE)
     height, width = image.shape[-2:]
     rest = (0, SIDE - width, 0, SIDE - height)
-    small = {"image": F.pad(image[:, :3].expand(-1, 3, -1, -1), rest, value=255)}
+    colours = image if image.shape[1] == 3 else image[:, :1].expand(-1, 3, -1, -1)
+    small = {"image": F.pad(colours, rest, value=255)}
     for name in ("found", "true"):
         mask = F.interpolate(rows[name].unsqueeze(1).float(), (height, width), mode="nearest-exact")
         small[name] = F.pad(mask.squeeze(1).to(torch.int16), rest, value=OUTSIDE)
@@ -145,7 +146,8 @@ def _legend(seen: Sequence[int], classes: Sequence[str], wide: int) -> Image:
     from PIL import Image, ImageDraw
 
     colours = coloured(np.array(seen))
-    names = [lettered("void" if number == VOID else classes[number], TEXT) for number in seen]
+    known = {**dict(enumerate(classes)), VOID: "void"}
+    names = [lettered(known.get(number, str(number)), TEXT) for number in seen]
     box, line = TEXT, TEXT + 8
     cell = min(wide, box + 20 + max(round(of.getlength(name)) for name, of in names))
     columns = max(1, wide // cell)
