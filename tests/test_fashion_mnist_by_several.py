@@ -20,6 +20,7 @@ OVERRIDES = [
     "trainer.shards=4",
     "trainer.threads=1",
     "trainer.precision=16-mixed",
+    "trainer.accelerator=cpu",
     "trainer.gradient_clip_val=1.0",
     "trainer.ema={decay: 0.9}",
     "trainer.max_epochs=null",

@@ -27,7 +27,7 @@ VERBS = {
     "status": "say how a run is doing, and exit with its code",
     "runs": "a table of the runs, newest or best first",
     "evaluate": "score a run or checkpoint on a split",
-    "predict": "predict the classes of image files",
+    "predict": "predict the classes of image files, or their masks",
     "average": "average the weights of several checkpoints",
     "export": "export a network to ONNX",
     "verify": "run a run again and compare it bit for bit",

@@ -184,6 +184,7 @@ class ModuleSettings:
 
     `param_groups` is a list of {pattern: regular expression of parameter names, any optimizer argument: value}; the
     first match takes a parameter, `pattern: 1d` matches biases and every parameter of at most one dimension.
+    `inference` is a node of how the network is asked at evaluation and prediction, of a task that leaves a choice.
     """
 
     optimizer: dict[str, Any]
@@ -194,6 +195,7 @@ class ModuleSettings:
     monitor: str = "val/loss"
     init_from: str | InitFrom | None = None
     weights: str | Weights | None = None
+    inference: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

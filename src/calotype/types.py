@@ -35,6 +35,9 @@ class Shard:
     """A piece of a batch, in memory of its own.
 
     `fields` holds tensors whose first dimension is the sample (or lists of one tensor per sample where sizes differ).
+    Images of files that are predicted may have beside them "original_size" (n, 2) int64, the files' height and width,
+    and "affine" (n, 2, 3) float64, which takes an (x, y) of the file to that of the image, in pixels from the upper
+    left corner.
     `digest` covers every byte of `fields` as the loader made them; `contents` is (n, 2): for each sample a 64-bit
     digest of its stored content and of its stored target, before any transform.
     """
@@ -191,7 +194,10 @@ class Task(Protocol):
     `counts` reads the targets alone. `forward` gets the batch's total counts and returns a Loss already divided by
     them.
     `metrics` maps names to factories of fresh metrics; metric names become `split/name`. Optional: `evaluate(shard,
-    counts)` gives loss and prediction from one pass, `gallery()` a fresh Gallery.
+    counts)` gives loss and prediction from one pass, `gallery()` a fresh Gallery; an attribute `inference`, None, is
+    set to what asks the network at evaluation and prediction; `predicts` names the field that files are predicted by:
+    "logits" (where there is none), or "mask", which of a shard with "affine" is a list of the masks of the files,
+    (H, W) in their own pixels, 255 where the network saw nothing, None for output that is not finite.
     """
 
     network: Any

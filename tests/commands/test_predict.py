@@ -163,6 +163,11 @@ def test_names_keep_their_bytes(classifier: Path, tmp_path: Path) -> None:
         (["{file}", "--topk", "0"], "--topk 0: at least 1"),
         (["{file}", "--batch-size", "0"], "--batch-size 0: at least 1"),
         (["{file}", "--output", "."], "--output . is a folder; name a file"),
+        (["{file}", "--overlay"], "--overlay: the run predicts classes of images, and draws no masks"),
+        (
+            ["{file}", "--override", "inference=tta"],
+            "module.inference: Classification asks its network in one way only",
+        ),
         (["{file}", "--format", "xml"], "invalid choice: 'xml'"),
         (["{file}", "--output", "no/such/folder/x.csv"], "can't be written: No such file or directory"),
         (["{file}", "--override", "data.worker=1"], "did you mean data.workers"),

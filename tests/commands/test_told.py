@@ -137,3 +137,14 @@ def test_one_of_a_kind_is_no_plural(parity_root: Path, tmp_path: Path, number: i
     lines = header(assemble(tree))
     assert lines["device"].endswith(f", {thread}")
     assert lines["arithmetic"].startswith(f"{shard}, ")
+
+
+def test_another_precision_than_the_config_s_is_told(parity_root: Path, tmp_path: Path) -> None:
+    """Without a GPU 16-mixed is computed in bf16, which is recorded by the device and said."""
+    found = {}
+    for accelerator in ("auto", "cpu"):
+        trainer = {"precision": "16-mixed", "max_steps": 1, "accelerator": accelerator}
+        found[accelerator] = assemble(compose([config(parity_root, tmp_path, trainer=trainer)]).tree)
+    assert (found["auto"].options.precision, found["cpu"].options.precision) == ("bf16-mixed", "16-mixed")
+    assert found["auto"].notes == ["16-mixed is for CUDA; this CPU computes bf16-mixed instead"]
+    assert found["cpu"].notes == []

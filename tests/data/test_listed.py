@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from calotype.data.images import decode
-from calotype.data.listed import Batch, FileReader, Files, batches, named
+from calotype.data.listed import Batch, FileReader, Files, Reading, batches, named, placed
 from calotype.errors import DataError, UsageError
 from calotype.settings import DataSettings
 
@@ -73,7 +74,8 @@ def reader(paths: list[str], size: int = 4) -> FileReader:
         if shape[1] != size:
             raise DataError(f"is {shape[1]} high")
 
-    return FileReader(Files(paths, lambda content: decode(content, "L")), [], check)
+    how = Reading(check, lambda _: False)
+    return FileReader(Files(paths, lambda content: decode(content, "L")), [], how)
 
 
 @pytest.fixture
@@ -94,15 +96,48 @@ def test_a_file_that_can_t_be_read_costs_its_own_place(grey: list[str], workers:
     values = {
         int(place): int(image.max())
         for batch in found
-        if batch.shard is not None
-        for place, image in zip(batch.shard.ids, batch.shard["image"], strict=True)
+        for shard in batch.shards
+        for place, image in zip(shard.ids, shard["image"], strict=True)
     }
     assert values == {0: 0, 1: 1, 4: 4, 6: 6, 7: 7}
     errors = {place: error for batch in found for place, error in batch.errors.items()}
     assert set(errors) == {2, 3, 5} and errors[5] == "is 6 high"
     assert errors[2].startswith("damaged image") and errors[3] == "can't be read: No such file or directory"
-    assert found[1].shard is None
-    assert found[0].shard is not None and found[0].shard["image"].dtype == torch.uint8
+    assert not found[1].shards
+    assert [shard["image"].dtype for shard in found[0].shards] == [torch.uint8]
+
+
+def test_a_shard_holds_images_of_one_shape_and_odd_ones_are_alone(grey: list[str]) -> None:
+    def alone(shape: Sequence[int]) -> bool:
+        return shape[1] == 4
+
+    files = Files([grey[place] for place in (0, 5, 1, 5)], lambda content: decode(content, "L"))
+    (batch,) = batches(FileReader(files, [], Reading(lambda _: None, alone)), DataSettings(workers=0), 8)
+    assert [shard.ids.tolist() for shard in batch.shards] == [[0], [1, 3], [2]]
+
+
+def test_a_traced_file_says_its_size_and_where_its_pixels_went(grey: list[str]) -> None:
+    files = Files([grey[0], grey[5]], lambda content: decode(content, "L"))
+    how = Reading(lambda _: None, lambda _: False, trace=True, keep=True)
+    (batch,) = batches(FileReader(files, [v2.Resize((8, 8)), v2.Pad(1)], how), DataSettings(workers=0), 8)
+    (shard,) = batch.shards
+    assert shard["image"].shape == (2, 1, 10, 10) and shard["original_size"].tolist() == [[4, 4], [6, 4]]
+    assert [tuple(image.shape) for image in shard["original"]] == [(1, 4, 4), (1, 6, 4)]
+    expected = torch.tensor([[[2.0, 0, 1], [0, 2, 1]], [[2, 0, 1], [0, 8 / 6, 1]]], dtype=torch.float64)
+    assert torch.allclose(shard["affine"], expected, atol=1e-6)
+
+
+def test_results_are_called_as_the_files_below_what_an_input_names(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    for inputs, expected in {
+        ("deep",): ["d.png", "er/c.webp"],
+        ("./deep/", "b.png"): ["d.png", "er/c.webp", "b.png"],
+        ("deep/*/*.webp",): ["er/c.webp"],
+        ("*.png",): ["b.png"],
+        (str(tree),): ["a.JPG", "b.png", "deep/d.png", "deep/er/c.webp"],
+    }.items():
+        assert [str(place) for place in placed(named(inputs), inputs)] == expected
+    assert [str(place) for place in placed(["deep/er/c.webp"], ["-"])] == ["c.webp"]
 
 
 def test_a_name_that_no_file_can_have_is_an_error_of_its_own() -> None:

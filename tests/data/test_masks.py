@@ -10,8 +10,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from calotype.data.masks import decode, encode, palette, sbd
+from calotype.data.masks import decode, encode, sbd
 from calotype.errors import DataError
+from calotype.palette import palette
 
 IDS = np.array([[0, 1, 20], [255, 7, 1]], np.uint8)
 VOC = Path(__file__).parents[3] / "shared/data/voc2012_mini/VOCdevkit/VOC2012/SegmentationClass"

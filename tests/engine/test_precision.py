@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from calotype.engine import precision as module
-from calotype.engine.precision import GradientNorm, Guard, Precision, backward, clip, guarded_step, takes_found_inf
+from calotype.engine.precision import (
+    GradientNorm,
+    Guard,
+    Precision,
+    affordable,
+    backward,
+    clip,
+    guarded_step,
+    takes_found_inf,
+)
 from calotype.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -20,6 +29,22 @@ CPU = torch.device("cpu")
 def test_an_unknown_precision_is_refused_by_its_key() -> None:
     with pytest.raises(ConfigError, match=r"trainer.precision: 'fp8' is no precision; choose 32, bf16-mixed"):
         Precision("fp8", CPU)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "accelerator", "expected"),
+    [
+        ("16-mixed", "cpu", "auto", "bf16-mixed"),
+        ("16-mixed", "cpu", "cpu", "16-mixed"),
+        ("16-mixed", "cuda", "auto", "16-mixed"),
+        ("bf16-mixed", "cpu", "auto", "bf16-mixed"),
+        (32, "cpu", "auto", "32"),
+    ],
+)
+def test_a_cpu_that_nobody_asked_for_computes_bf16_in_the_place_of_fp16(
+    kind: Any, device: str, accelerator: str, expected: str
+) -> None:
+    assert affordable(kind, torch.device(device), accelerator) == expected
 
 
 @pytest.mark.parametrize("kind", [32, "32", "bf16-mixed"])

@@ -82,6 +82,7 @@ def toy(task: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dic
             "max_epochs": 3,
             "shards": 4,
             "threads": 1,
+            "accelerator": "cpu",
             "ema": {"decay": 0.9},
             "gradient_clip_val": 1.0,
             "log_every_n_steps": 2,

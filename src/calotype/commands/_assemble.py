@@ -26,6 +26,7 @@ from calotype.engine.device import set_up
 from calotype.engine.distributed import World
 from calotype.engine.parts import Options, Parts
 from calotype.engine.plan import Plan
+from calotype.engine.precision import affordable
 from calotype.engine.schedule import AnyScheduler, EarlyStop, build_scheduler
 from calotype.engine.setup import (
     build_optimizer,
@@ -187,6 +188,8 @@ def assemble(
     inexact = [f"{name} draws from a generator of its own" for name in data.foreign]
     notes = prepare(parts.train, [loader for loader in (parts.val, parts.train_eval, parts.test) if loader])
     notes += ["one process has nothing to share; trainer.strategy=fsdp changes nothing"] * (fsdp and world.size == 1)
+    if options.precision != str(settings.trainer.precision):
+        notes.append(f"{settings.trainer.precision} is for CUDA; this CPU computes {options.precision} instead")
     strategy, profiler = settings.trainer.strategy, settings.trainer.profiler
     return Assembly(parts, options, plan, frozen, settings.checkpoint, data, inexact, loaded, strategy, profiler, notes)
 
@@ -305,6 +308,10 @@ def build_task(
         asked = [name for name in ("num_classes", "classes") if network.get(name, 0) is None]
         node["network"] = {**network, **dict.fromkeys(asked, len(classes))}
     task = build(node, "module", **_told(node, classes))
+    if settings.module.inference is not None:
+        if not hasattr(task, "inference"):
+            raise ConfigError(f"{type(task).__name__} asks its network in one way only", key="module.inference")
+        task.inference = build(settings.module.inference, "module.inference")
     check_network(task, "module.network" if "network" in settings.task else "module")
     loaded = start.begin(task.network, weights) if start else None
     task.to(device)
@@ -358,7 +365,7 @@ def _options(settings: Settings, frozen: Frozen, plan: Plan, device: torch.devic
     return Options(
         seed=settings.seed,
         device=device,
-        precision=trainer.precision,
+        precision=affordable(trainer.precision, device, trainer.accelerator),
         shards=frozen.shards,
         exact=frozen.reduce == "exact",
         channels_last=trainer.channels_last,

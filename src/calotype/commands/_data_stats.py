@@ -232,10 +232,10 @@ def _pixels(source: Source, position: int) -> npt.NDArray[np.uint8]:
     import numpy as np
 
     from calotype.analysis.sheet import SIDE
-    from calotype.palette import overlay
+    from calotype.palette import highlighted
 
     sample = source[position]
     pixels: Any = np.ascontiguousarray(np.asarray(sample["image"]).transpose(1, 2, 0))
     if "mask" not in sample:
         return pixels  # type: ignore[no-any-return]
-    return overlay(pixels, np.asarray(sample["mask"]), lines=max(pixels.shape) // SIDE)
+    return highlighted(pixels, np.asarray(sample["mask"]), lines=max(pixels.shape) // SIDE)

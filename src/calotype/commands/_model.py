@@ -112,24 +112,38 @@ class Model:
     image: Image
     device: torch.device
 
+    @property
+    def predicts(self) -> str:
+        """The field of the task's predictions that files are predicted by."""
+        return str(getattr(self.task, "predicts", "logits"))
+
+    def predictions(self, shard: Shard) -> Mapping[str, Any]:
+        """What the task predicts for a shard of images, on the device, in the run's precision. Raises UsageError for a
+        task that asks for more than images.
+        """
+        import torch
+
+        from calotype.engine.precision import Precision, affordable
+
+        layout = torch.channels_last if self.settings.trainer.channels_last else None
+        trainer = self.settings.trainer
+        precision = Precision(affordable(trainer.precision, self.device, trainer.accelerator), self.device)
+        with torch.no_grad(), precision.autocast():
+            try:
+                found: Mapping[str, Any] = self.task.predict(shard.to(self.device, layout)).fields
+            except KeyError as error:
+                raise UsageError(
+                    f"{type(self.task).__name__}.predict needs {error} beside the image, which files don't have"
+                ) from error
+        return found
+
     def probabilities(self, shard: Shard) -> Tensor:
-        """Class probabilities (n, C) of a shard of images, float32 on the CPU, in the run's precision.
+        """Class probabilities (n, C) of a shard of images, float32 on the CPU.
 
         A task that gives no "logits" is none that predictions can be written for: UsageError. `probabilities` of a
         task maps logits to them where that isn't softmax.
         """
-        import torch
-
-        from calotype.engine.precision import Precision
-
-        layout = torch.channels_last if self.settings.trainer.channels_last else None
-        precision = Precision(self.settings.trainer.precision, self.device)
-        kind = type(self.task).__name__
-        with torch.no_grad(), precision.autocast():
-            try:
-                fields = self.task.predict(shard.to(self.device, layout)).fields
-            except KeyError as error:
-                raise UsageError(f"{kind}.predict needs {error} beside the image, which files don't have") from error
+        fields, kind = self.predictions(shard), type(self.task).__name__
         if "logits" not in fields:
             raise UsageError(f"{kind} predicts {', '.join(fields)}; only class logits can be written as predictions")
         of = getattr(self.task, "probabilities", None)

@@ -106,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         report |= {"count": measured.count, "ids": measured.ids, "metrics": dict(measured.metrics)}
         sys.stdout.write(json.dumps(report) + "\n")
     else:
-        told = "".join(f"  {name:16}{value:.4f}\n" for name, value in scalars.items())
+        width = max(16, *(len(name) + 2 for name in scalars))
+        told = "".join(f"  {name:{width}}{value:.4f}\n" for name, value in scalars.items())
         sys.stdout.write(f"{found.folder.name} {found.checkpoint}: {measured.count} samples of {args.split}\n{told}")
     if args.target is not None:
         check_target(scalars, args.target, args.metric or _metric(found.tree, scalars), args.split)

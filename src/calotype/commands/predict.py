@@ -1,4 +1,5 @@
-"""`calotype predict RUN INPUT...`: what a trained network says of image files, a row each, as CSV or JSON lines.
+"""`calotype predict RUN INPUT...`: what a trained network says of image files, a row each, as CSV or JSON lines; of a
+segmenter a mask each, as PNG, and rows about them.
 
 The training data need not be there. A file that can't be read is a row with the reason, and the rest goes on; the exit
 code then is 3. Rows come in the order of the inputs, as soon as their batch is done.
@@ -8,38 +9,30 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import json
 import os
 import sys
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
+from calotype.commands._masks import write_masks
+from calotype.commands._predictions import Predicted, predictions
+from calotype.commands._progress import Progress
 from calotype.commands.status import add_run, runs_folder
 from calotype.errors import DataError, RunFolderError, UsageError
 from calotype.files import TEMPORARY
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from calotype.commands._model import Device, Model
 
-HELP = "Predict classes of image files with a run's network: CSV or JSON lines of path, class, probability, top k."
+HELP = (
+    "Predict image files with a run's network: CSV or JSON lines of path, class, probability, top k; of a segmentation "
+    "run a PNG of each mask, in --output DIR."
+)
 FORMATS = ("csv", "jsonl")
-NOT_FINITE = "the network's output is not finite"
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """What came of one file: class probabilities (C,), float32, or why there are none."""
-
-    path: str
-    probabilities: Tensor | None
-    error: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), last, average, or a name")
     parser.add_argument("--topk", type=int, default=1, metavar="K", help="so many classes with their probabilities")
     parser.add_argument("--format", choices=FORMATS, help="csv (default), or jsonl; by default what --output ends with")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there, in one instant, instead of stdout")
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", help="the file of the rows, instead of stdout; the folder of the masks"
+    )
+    parser.add_argument("--overlay", action="store_true", help="also draw each mask over its image")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once; by default data.eval_batch_size")
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="by default the run's, or cpu"
@@ -66,9 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; 0. Raises DataError after the last row if a file could not be read."""
     if args.topk < 1:
         raise UsageError(f"--topk {args.topk}: at least 1")
-    kind = args.format or ("jsonl" if args.output and args.output.suffix in (".jsonl", ".json") else "csv")
     from calotype.commands._model import load_model
-    from calotype.commands._progress import Progress
 
     files = _files(args.inputs)
     model = load_model(
@@ -79,7 +73,18 @@ def run(args: argparse.Namespace) -> int:
         runs=runs_folder(args.runs, args.override),
         trust=args.trust,
     )
-    failed, batches = 0, _batches(model, files, args.batch_size)
+    failed = (write_masks if model.predicts == "mask" else _write_classes)(args, model, files)
+    if failed:
+        raise DataError(f"{failed} of {len(files)} files could not be predicted; their rows say why")
+    return 0
+
+
+def _write_classes(args: argparse.Namespace, model: Model, files: Sequence[str]) -> int:
+    """Write a row of classes for each file; how many could not be predicted."""
+    if args.overlay:
+        raise UsageError("--overlay: the run predicts classes of images, and draws no masks")
+    kind = args.format or ("jsonl" if args.output and args.output.suffix in (".jsonl", ".json") else "csv")
+    failed, batches = 0, predictions(model, files, args.batch_size)
     with _output(args.output) as stream, Progress(len(files), "images") as progress:
         writer = WRITERS[kind](stream, model.classes, min(args.topk, len(model.classes)))
         for batch in batches:
@@ -87,9 +92,7 @@ def run(args: argparse.Namespace) -> int:
                 writer.row(row)
                 failed += row.error is not None
             progress.advance(len(batch))
-    if failed:
-        raise DataError(f"{failed} of {len(files)} files could not be predicted; their rows say why")
-    return 0
+    return failed
 
 
 def predict(
@@ -103,14 +106,14 @@ def predict(
 ) -> Iterator[Predicted]:
     """The predictions of image files, folders and patterns, in their order, as they are computed.
 
-    `run`, `checkpoint` are those of `load`. A file that can't be read gives an `error` and no probabilities. Raises
-    UsageError for an input that means no file and for a run whose task gives no classes.
+    `run`, `checkpoint` are those of `load`. A file that can't be read gives an `error` and no probabilities or mask.
+    Raises UsageError for an input that means no file and for a run whose task gives neither classes nor masks.
     """
     from calotype.commands._model import load_model
 
     files = _files([str(path) for path in inputs])
     model = load_model(run, checkpoint=checkpoint, device=device, runs=runs, trust=trust)
-    return (row for batch in _batches(model, files, batch_size) for row in batch)
+    return (row for batch in predictions(model, files, batch_size) for row in batch)
 
 
 def _files(inputs: Sequence[str]) -> list[str]:
@@ -120,56 +123,6 @@ def _files(inputs: Sequence[str]) -> list[str]:
         raise UsageError("no INPUT: name files, folders, patterns in quotes, or - for a list on stdin")
     found: list[str] = locate("calotype.data.listed.named")(inputs, sys.stdin.buffer if "-" in inputs else ())
     return found
-
-
-def _batches(model: Model, files: Sequence[str], batch_size: int | None) -> Iterator[list[Predicted]]:
-    """The predictions of each batch of files, made as they are asked for. Raises UsageError for a size that is none."""
-    from calotype.config.build import build, locate
-
-    size = model.settings.data.eval_batch_size if batch_size is None else batch_size
-    if size < 1:
-        raise UsageError(f"--batch-size {size}: at least 1")
-    listed, image, data = locate("calotype.data.listed"), model.image, model.settings.data
-
-    def check(shape: Sequence[int]) -> None:
-        if not image.fits(shape):
-            raise DataError(
-                f"is {' x '.join(map(str, shape))} after the run's evaluation transforms, and the network was trained "
-                f"on {image.told()}; resize it, or set --override data.eval_transforms=[...]"
-            )
-
-    transforms = build(data.eval_transforms, "data.eval_transforms")
-    reader = listed.FileReader(listed.Files(files, decoder(model)), transforms, check, seed=model.settings.seed)
-    found = listed.batches(reader, data, 1 if None in image.shape else size)
-    return (_rows(model, files, batch) for batch in found)
-
-
-def decoder(model: Model) -> Callable[[bytes], Any]:
-    """What turns a file's bytes into an image as the run's data set does. Raises UsageError for images that no file
-    format here gives.
-    """
-    from calotype.config.build import locate
-
-    given = {
-        name: model.settings.dataset[name]
-        for name in ("mode", "background", "max_pixels")
-        if name in model.settings.dataset
-    }
-    modes = {1: "L", 3: "RGB"}
-    if "mode" not in given and model.image.channels not in modes:
-        raise UsageError(f"the run's images have {model.image.channels} channels; files give 1 (grey) or 3 (RGB)")
-    decode: Any = locate("calotype.data.images.decode")
-    return functools.partial(decode, **{"mode": modes.get(model.image.channels), **given})
-
-
-def _rows(model: Model, files: Sequence[str], batch: Any) -> list[Predicted]:
-    found = {int(place): Predicted(files[place], None, error) for place, error in batch.errors.items()}
-    if batch.shard is not None:
-        probabilities = model.probabilities(batch.shard)
-        for place, values in zip(batch.shard.ids.tolist(), probabilities, strict=True):
-            finite = bool(values.isfinite().all())
-            found[place] = Predicted(files[place], values if finite else None, None if finite else NOT_FINITE)
-    return [found[place] for place in sorted(found)]
 
 
 class _Writer(Protocol):

@@ -132,6 +132,7 @@ ALLOWED: Mapping[str, Rule] = _merged(
         _names("calotype.metrics", "Accuracy ConfusionMatrix ExactMatch F1 PerClass"),
         _names("calotype.models.classification", "SmallCNN MNISTNet CIFAR10Net cifar_resnet18"),
         _names("calotype.tasks.classification", "Classification MultiLabel"),
+        _names("calotype.tasks.inference", "Inference"),
         _names("calotype.data.mixing", "CutMix MixUp MixUpOrCutMix"),
         _names("calotype.engine.schedule", "Cosine MultiStep Poly"),
         _names("calotype.data.small", "Digits", _PACKED),

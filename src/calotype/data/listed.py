@@ -7,6 +7,7 @@ could be read and, for each of the others, why not.
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from calotype.data.geometry import traced
 from calotype.data.index import SUFFIXES
 from calotype.data.loader import NativeLoader
 from calotype.data.order import EvalOrder
-from calotype.data.reader import ShardReader, one_thread, plain
+from calotype.data.reader import ShardReader, naming, one_thread, plain
 from calotype.errors import CalotypeError, DataError, UsageError
 from calotype.types import Shard
 
@@ -53,6 +55,29 @@ def named(inputs: Iterable[str], lines: Iterable[bytes] = ()) -> list[str]:
     return found
 
 
+def placed(files: Sequence[str], inputs: Sequence[str]) -> list[Path]:
+    """What to call the results of files that `named` found: their paths below the folder that an input names, or below
+    the part of a pattern that is no pattern; else their names.
+    """
+    roots = [root for root in map(_root, inputs) if root is not None]
+    found = []
+    for file in map(Path, files):
+        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+        found.append(file.relative_to(root))
+    return found
+
+
+def _root(text: str) -> Path | None:
+    path = Path(text)
+    if path.is_dir():
+        return path
+    if path.exists() or not glob.has_magic(text):
+        return None
+    parts = path.parent.parts
+    plain_parts = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+    return Path(*plain_parts)
+
+
 def _meant(text: str) -> list[str]:
     path = Path(text)
     if path.is_dir():
@@ -81,12 +106,12 @@ def _within(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What became of a batch of files: the images that could be read, whose ids are places in the list of files, None
-    where there is none; why the others could not, by place.
+    """What became of a batch of files: the images that could be read, a shard for each of their shapes, whose ids are
+    places in the list of files; why the others could not, by place.
     """
 
     places: IntArray
-    shard: Shard | None
+    shards: Sequence[Shard] = ()
     errors: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -123,36 +148,59 @@ class Files:
         return {"image": self.decode(content), "content": content}
 
 
-class FileReader(ShardReader):
-    """Reads batches of files. `check` gets the shape of each transformed image and raises DataError for a wrong one, so
-    that those of a batch are of one shape.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How files are read. `check` gets the shape of each transformed image and raises DataError for a wrong one,
+    `alone` says of a shape whether such an image is a shard by itself. `trace` notes where pixels came from, as
+    "original_size" (n, 2) int64 and "affine" (n, 2, 3) float64 of `geometry.traced`; `keep` keeps the images as
+    decoded, as "original", a list of (C, H, W).
     """
 
-    def __init__(
-        self,
-        files: Files,
-        transforms: Sequence[Any],
-        check: Callable[[Sequence[int]], None],
-        *,
-        seed: int = 0,
-    ) -> None:
+    check: Callable[[Sequence[int]], None]
+    alone: Callable[[Sequence[int]], bool]
+    trace: bool = False
+    keep: bool = False
+
+
+class FileReader(ShardReader):
+    """Reads batches of files."""
+
+    def __init__(self, files: Files, transforms: Sequence[Any], how: Reading, *, seed: int = 0) -> None:
         super().__init__(files, transforms, seed=seed)
-        self.check = check
+        self.how = how
 
     def __getitem__(self, plan: ShardPlan) -> Any:
         errors: dict[int, str] = {}
-        images: dict[int, Tensor] = {}
+        shards: dict[Any, list[tuple[int, dict[str, Tensor]]]] = {}
         with one_thread():
             for position in plan.positions.tolist():
                 try:
-                    image = plain(self.sample(position, 0)[0]["image"])
-                    self.check(image.shape)
+                    fields = self._fields(position)
+                    self.how.check(shape := fields["image"].shape)
                 except CalotypeError as error:
                     errors[position] = str(error)
                 else:
-                    images[position] = image
-        fields = {"image": torch.stack([*images.values()])} if images else {}
-        return Batch(plan.positions, Shard(np.array([*images]), fields) if images else None, errors)
+                    shards.setdefault(position if self.how.alone(shape) else shape, []).append((position, fields))
+        return Batch(plan.positions, [_shard(rows) for rows in shards.values()], errors)
+
+    def _fields(self, position: int) -> dict[str, Tensor]:
+        if not self.how.trace:
+            return {"image": plain(self.sample(position, 0)[0]["image"])}
+        with naming(self.source, position):
+            original = self.source[position]["image"]
+            kept = {"original": plain(original).clone()} if self.how.keep else {}
+            size = torch.tensor(original.shape[-2:])
+            sample, affine = traced(lambda sample: self.transformed(sample, position, 0), original)
+        return {"image": plain(sample["image"]), "original_size": size, "affine": affine, **kept}
+
+
+def _shard(rows: Sequence[tuple[int, Mapping[str, Tensor]]]) -> Shard:
+    """One of images of one shape; those as decoded may be of any."""
+    fields: dict[str, Tensor | list[Tensor]] = {}
+    for name in rows[0][1]:
+        values = [row[name] for _, row in rows]
+        fields[name] = values if name == "original" else torch.stack(values)
+    return Shard(np.array([position for position, _ in rows]), fields)
 
 
 def batches(reader: FileReader, settings: DataSettings, batch_size: int) -> Iterator[Batch]:

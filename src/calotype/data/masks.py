@@ -120,10 +120,11 @@ def sbd(content: bytes) -> tv_tensors.Mask:
     return tv_tensors.Mask(torch.from_numpy(ids))
 
 
-def encode(mask: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG with the palette of PASCAL VOC that holds these numbers, (H, W)."""
+def encode(mask: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
+    """A PNG that holds these numbers, (H, W): bytes with the palette of PASCAL VOC, 16 bits as grey levels."""
     image, file = Image.fromarray(mask), io.BytesIO()
-    image.putpalette(palette().tobytes())
+    if mask.dtype == np.uint8:
+        image.putpalette(palette().tobytes())
     image.save(file, "PNG")
     return file.getvalue()
 

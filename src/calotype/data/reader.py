@@ -52,7 +52,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _named(source: Source, position: int) -> Iterator[None]:
+def naming(source: Source, position: int) -> Iterator[None]:
     """Within the context an error that is none of ours becomes a DataError naming the sample."""
     try:
         yield
@@ -92,14 +92,19 @@ class ShardReader:
         """One transformed sample and the digests of its stored content and target. `occurrence` counts its draws within
         an epoch.
         """
-        with _named(self.source, position):
+        with naming(self.source, position):
             sample = self.source[position]
             contents = content_digest(sample)
-            if self.transforms:
-                seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), occurrence, 0))
-            for transform in self.transforms:
-                sample = transform(sample)
+            sample = self.transformed(sample, position, epoch, occurrence)
         return sample, contents
+
+    def transformed(self, sample: Sample, position: int, epoch: int, occurrence: int = 0) -> Sample:
+        """A stored sample after the transforms, which draw under its key."""
+        if self.transforms:
+            seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), occurrence, 0))
+        for transform in self.transforms:
+            sample = transform(sample)
+        return sample
 
     def _joined(self, name: str, values: list[Any], plan: ShardPlan) -> torch.Tensor | list[torch.Tensor]:
         if name in RAGGED:
@@ -163,6 +168,6 @@ def content_digests(source: Source, positions: IntArray | None = None) -> Digest
     wanted = range(len(source)) if positions is None else positions.tolist()
     digests = np.empty((len(wanted), 2), np.uint64)
     for row, position in enumerate(wanted):
-        with _named(source, position):
+        with naming(source, position):
             digests[row] = content_digest(source[position])
     return digests

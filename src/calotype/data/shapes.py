@@ -70,8 +70,8 @@ class Shapes:
         self,
         target: Literal["mask", "boxes"] = "mask",
         size: int = 64,
-        most: int = 4,
-        images: Sequence[int] = (1024, 128, 256),
+        most: int = 3,
+        images: Sequence[int] = (6144, 256, 512),
         draw_seed: int = 0,
         border: int = 0,
     ) -> None:

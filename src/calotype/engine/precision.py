@@ -34,6 +34,13 @@ def on_host(value: Tensor) -> bool:
     return value.device.type == "cpu"
 
 
+def affordable(kind: int | str, device: torch.device, accelerator: str) -> str:
+    """The precision to compute with on `device`: `kind`, but bf16-mixed for 16-mixed on a CPU that is there for want of
+    a GPU (`accelerator` auto). CPUs compute with 16-bit floats of that kind a hundred times slower than with 32 bits.
+    """
+    return "bf16-mixed" if (str(kind), device.type, accelerator) == ("16-mixed", "cpu", "auto") else str(kind)
+
+
 class Precision:
     """Autocast and loss scaling for `kind` (32, "bf16-mixed", "16-mixed") on `device`."""
 

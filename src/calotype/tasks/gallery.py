@@ -58,8 +58,8 @@ class ClassificationGallery:
         missing = ROWS * COLUMNS - (len(self._first["loss"]) if self._first else 0)
         if missing:
             first = {name: value[:missing] for name, value in rows.items()}
-            self._first = _joined(self._first, _thumbnails(first))
-        self._worst = _highest(_joined(self._worst, _thumbnails(_highest(rows))))
+            self._first = joined(self._first, _thumbnails(first))
+        self._worst = highest(joined(self._worst, _thumbnails(highest(rows))))
         if label.dim() == 1 and len(self.classes) <= LARGEST:
             counts = confusion(label, logits.argmax(1), len(self.classes))
             self._confusion = counts if self._confusion is None else self._confusion + counts
@@ -108,31 +108,37 @@ def _losses(logits: Tensor, label: Tensor) -> Tensor:
     return logits.logsumexp(1) - logits.gather(1, label.long().unsqueeze(1)).squeeze(1)
 
 
-def _joined(rows: Mapping[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+def joined(rows: Mapping[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows and more of them."""
     return {name: torch.cat([rows[name], value]) for name, value in more.items()} if rows else more
 
 
-def _highest(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    order = rows["loss"].argsort(descending=True, stable=True)[: ROWS * COLUMNS]
+def highest(rows: Mapping[str, Tensor], count: int = ROWS * COLUMNS) -> dict[str, Tensor]:
+    """The rows of the highest "loss"."""
+    order = rows["loss"].argsort(descending=True, stable=True)[:count]
     return {name: value[order] for name, value in rows.items()}
 
 
 def _thumbnails(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same rows with images as (n, c, SIDE, SIDE) uint8, fitted in above their words, on white."""
-    image = rows["image"]
-    if image.dtype != torch.uint8:
-        low, high = image.amin((1, 2, 3), keepdim=True).clamp(max=0), image.amax((1, 2, 3), keepdim=True).clamp(min=1)
-        image = (image.float() - low) / (high - low) * 255
-    height, width = image.shape[-2:]
-    if max(height, width) > SIDE:
-        size = [max(1, round(side * SIDE / max(height, width))) for side in (height, width)]
-        image = F.interpolate(image.float(), size, mode="bilinear", antialias=True)
-    image = image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
-    times = max(1, SIDE // max(height, width))
-    image = image.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    image = thumbnails(rows["image"], SIDE)
     height, width = image.shape[-2:]
     left = (SIDE - width) // 2
     return {**rows, "image": F.pad(image, (left, SIDE - width - left, SIDE - height, 0), value=255)}
+
+
+def thumbnails(image: Tensor, side: int) -> Tensor:
+    """Images (n, c, H, W) as uint8, the longer side at most `side`; small ones are enlarged by whole pixels."""
+    if image.dtype != torch.uint8:
+        low, high = image.amin((1, 2, 3), keepdim=True).clamp(max=0), image.amax((1, 2, 3), keepdim=True).clamp(min=1)
+        image = (image.float() - low) / (high - low) * 255
+    longest = max(image.shape[-2:])
+    if longest > side:
+        size = [max(1, round(length * side / longest)) for length in image.shape[-2:]]
+        image = F.interpolate(image.float(), size, mode="bilinear", antialias=True)
+    image = image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
+    times = max(1, side // longest)
+    return image.repeat_interleave(times, 2).repeat_interleave(times, 3)
 
 
 def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
@@ -150,7 +156,7 @@ def grid(cells: Sequence[tuple[Tensor, str, str, bool]]) -> Picture:
         for line, (text, ink) in enumerate(((label, INK), (predicted, RIGHT if agree else WRONG))):
             words, of = lettered(text, TEXT)
             pen.text((x, y + SIDE + 1 + line * (TEXT + 2)), fitted(words, SIDE, of), ink, of)
-    return _array(sheet)
+    return as_picture(sheet)
 
 
 def matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
@@ -177,18 +183,18 @@ def matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
             text, of = names[row]
             text = fitted(text, margin - 8, of)
             pen.text((margin - 4, top + cell // 2), text, INK, of, anchor="rm")
-            upright = _upright(text, of)
-            sheet.paste(upright, (margin + row * cell + (cell - upright.width) // 2, head + size + 4))
+            turned = upright(text, of)
+            sheet.paste(turned, (margin + row * cell + (cell - turned.width) // 2, head + size + 4))
         for column in range(number):
             left, share = margin + column * cell, float(shares[row, column])
             pen.rectangle((left, top, left + cell, top + cell), _shade(share, diagonal=row == column), LINE)
             if number <= 20 and counts[row, column]:
                 middle, ink = (left + cell // 2, top + cell // 2), PAPER if share > 0.35 else INK
                 pen.text(middle, _short(int(counts[row, column])), ink, font(10), anchor="mm")
-    return _array(sheet)
+    return as_picture(sheet)
 
 
-def _upright(text: str, of: Font) -> Image:
+def upright(text: str, of: Font) -> Image:
     """The text, read from below."""
     from PIL import Image, ImageDraw
 
@@ -204,9 +210,13 @@ def _shade(share: float, *, diagonal: bool) -> tuple[int, int, int]:
 
 
 def _short(number: int) -> str:
-    return str(number) if number < 10_000 else f"{number / 1000:.0f}k"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 10 * size:
+            return f"{number / size:.0f}{unit}"
+    return str(number)
 
 
-def _array(sheet: Image) -> Picture:
+def as_picture(sheet: Image) -> Picture:
+    """The sheet as trackers take it."""
     pixels: Any = np.asarray(sheet)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

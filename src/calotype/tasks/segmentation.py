@@ -5,6 +5,8 @@ mapping with them as "out" and those of an auxiliary head as "aux", as torchvisi
 the mask's size, bilinearly.
 A loss is divided by what it is made of: one that gives a value for each pixel by the batch's pixels that aren't void
 (or by the weights of their classes), one that gives a value for each image (Dice, OHEM) by its images.
+Predictions, and so metrics, may come from windows and several views (`inference`); the loss is always that of one plain
+pass.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ from calotype.errors import ConfigError, DataError
 from calotype.losses import CrossEntropyLoss, Sum
 from calotype.metrics import MeanIoU
 from calotype.tasks.deterministic import deterministic
+from calotype.tasks.gallery_segmentation import SegmentationGallery
+from calotype.tasks.original import restored
 from calotype.tasks.pixels import Pixels
 from calotype.types import Counts, Loss, Prediction, Term
 
 if TYPE_CHECKING:
+    from calotype.tasks.inference import Logits
     from calotype.types import Metric, Shard
 
 VOID = 255
@@ -39,6 +44,10 @@ class Segmentation(nn.Module):
     what becomes of void pixels: "ignore" leaves them out of the losses, "background" makes them class 0 there; metrics
     tell both. `normalize` is {"mean": [...], "std": [...]} per channel, `metrics` replaces the default.
     """
+
+    predicts = "mask"
+    inference: Callable[[Logits, Tensor], Tensor] | None = None
+    """Takes what gives logits, and images, and gives scores to predict by, as `calotype.tasks.inference.Inference`."""
 
     def __init__(
         self,
@@ -80,24 +89,42 @@ class Segmentation(nn.Module):
 
     def forward(self, shard: Shard, counts: Counts) -> Loss:
         """The shard's share of the batch's loss."""
-        return self._loss(self._maps(shard), shard, counts)
+        return self._loss(self._maps(self.images(shard["image"])), shard, counts)
 
     def predict(self, shard: Shard) -> Prediction:
-        """Fields: "mask" (n, H, W) int64, the class of every pixel of the images as the shard has them."""
-        return self._prediction(self._logits(self._maps(shard), shard["image"]), shard)
+        """Fields: "mask" (n, H, W) int64, the class of every pixel of the images as the shard has them.
+
+        Of a shard that says how its images came from files ("original_size", "affine") a list of (H, W), the classes of
+        the files' pixels, void where the network saw none; None for one whose scores are not finite.
+        """
+        scores = self._scores(self.images(shard["image"]))
+        if "affine" not in shard.fields:
+            return self._prediction(scores, shard)
+        sizes, affines = shard["original_size"].tolist(), shard["affine"].cpu()
+        finite = scores.isfinite().flatten(1).all(1).tolist()
+        masks = [
+            restored(one, affine, tuple(size)) if whole else None
+            for one, affine, size, whole in zip(scores, affines, sizes, finite, strict=True)
+        ]
+        return Prediction(shard.ids, {"mask": masks})
 
     def evaluate(self, shard: Shard, counts: Counts) -> tuple[Loss, Prediction]:
-        """What forward and predict give, from one pass through the network."""
-        found = self._maps(shard)
-        return self._loss(found, shard, counts), self._prediction(self._logits(found, shard["image"]), shard)
+        """What forward and predict give, without `inference` from one pass through the network."""
+        images = self.images(shard["image"])
+        found = self._maps(images)
+        scores = self._logits(found, images) if self.inference is None else self._scores(images)
+        return self._loss(found, shard, counts), self._prediction(scores, shard)
+
+    def gallery(self) -> SegmentationGallery:
+        """Pictures of an evaluation: predictions beside the ground truth, the worst of them, confusion matrix."""
+        return SegmentationGallery(self.classes)
 
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         """Factories of fresh metrics by name."""
         return {name: partial(copy.deepcopy, metric) for name, metric in self._metrics.items()}
 
-    def _maps(self, shard: Shard) -> Tensor | Mapping[str, Tensor]:
-        """What the network makes of the images."""
-        images = self.images(shard["image"])
+    def _maps(self, images: Tensor) -> Tensor | Mapping[str, Tensor]:
+        """What the network makes of normalised images."""
         with deterministic(images.device):
             found: Tensor | Mapping[str, Tensor] = self.network(images)
         return found
@@ -105,8 +132,14 @@ class Segmentation(nn.Module):
     def _target(self, mask: Tensor) -> Tensor:
         return torch.where(mask == VOID, 0, mask) if self.void == "background" else mask
 
-    def _prediction(self, logits: Tensor, shard: Shard) -> Prediction:
-        return Prediction(shard.ids, {"mask": logits.argmax(1)})
+    def _scores(self, images: Tensor) -> Tensor:
+        def logits(images: Tensor) -> Tensor:
+            return self._logits(self._maps(images), images)
+
+        return logits(images) if self.inference is None else self.inference(logits, images)
+
+    def _prediction(self, scores: Tensor, shard: Shard) -> Prediction:
+        return Prediction(shard.ids, {"mask": scores.argmax(1)})
 
     def _logits(self, found: Tensor | Mapping[str, Tensor], like: Tensor, name: str = "out") -> Tensor:
         logits = found[name] if isinstance(found, Mapping) else found
