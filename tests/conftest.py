@@ -19,6 +19,8 @@ from calotype import faults
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONUNBUFFERED", None)  # a developer's own, too; it hides in which order lines come out
 os.environ.pop("CALOTYPE_DATA", None)  # a developer's own data are no part of a test
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "POLYAXON_RUN_UUID"):
+    os.environ.pop(name, None)  # nor is a server of theirs
 
 pytest.register_assert_rewrite("tests.contracts")
 

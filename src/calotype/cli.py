@@ -32,6 +32,7 @@ VERBS = {
     "export": "export a network to ONNX",
     "verify": "run a run again and compare it bit for bit",
     "replay": "compute the step at which a run failed again, and say where",
+    "track": "bring a run's mirror at a tracking server up to date",
     "data": "look at a data set: check it, measure it",
     "config": "show a config, explain a key, compare two configs",
 }
