@@ -50,15 +50,25 @@ def follow(mirror: Mirror, pipe: int, pid: int, bound: float) -> int:
 
 @contextmanager
 def expecting(mirror: Mirror) -> Iterator[None]:
-    """Note as trouble what takes longer than the tracker expects, while it goes on: the end of a run won't wait."""
-    seconds = mirror.tracker.answers_within(mirror.folder)
+    """Note as trouble what the server is asked for longer than the tracker expects: the end of a run won't wait."""
+    seconds, file = mirror.tracker.answers_within(mirror.folder), trouble_file(mirror.folder, mirror.tracker.name)
+    late = [False]
 
-    def late(*_: object) -> None:
+    def note(*_: object) -> None:
+        late[0] = True
         with suppress(OSError):
-            replace_file(trouble_file(mirror.folder, mirror.tracker.name), f"no answer within {seconds:g} s\n")
+            replace_file(file, f"no answer within {seconds:g} s\n")
 
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    def answered() -> None:
+        if late[0]:
+            file.unlink(missing_ok=True)
+        late[0] = False
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    signal.signal(signal.SIGALRM, note)
+    mirror.answered = answered
+    if mirror.remote:
+        answered()
     try:
         yield
     finally:

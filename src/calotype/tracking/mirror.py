@@ -93,7 +93,9 @@ class State:
 
 
 class Mirror:
-    """A run folder, a server's side, and what of the one the other has; `live` while the run trains."""
+    """A run folder, a server's side, and what of the one the other has; `live` while the run trains. `answered` is
+    called when the server is asked for something for the first time, and whenever it has answered.
+    """
 
     def __init__(self, tracker: Mirrored, folder: Path, *, live: bool = False) -> None:
         self.tracker, self.folder, self.live = tracker, folder, live
@@ -102,6 +104,7 @@ class Mirror:
         self.system = f"{STATE}/{tracker.name}-system.jsonl"
         self.remote: Remote | None = None
         self.points = self.files = 0
+        self.answered: Callable[[], None] = lambda: None
 
     def pass_on(self) -> bool:
         """Send a piece of what is new; whether there is more."""
@@ -139,6 +142,7 @@ class Mirror:
         """Connect, find or make the run, and tell what it is."""
         remote: Remote = self.tracker.remote(self.folder)
         about = About.read(self.folder, self.tracker.tags)
+        self.answered()
         known = self.state.run if self.state.server == remote.address else None
         run = remote.open(about, known)
         if run != self.state.run or known is None:
@@ -151,6 +155,7 @@ class Mirror:
             remote.tell(about.params, about.tags)
             self.state.told = digest
         self._save()
+        self.answered()
         self.remote = remote
         if self.tracker.artifacts:
             self._send(remote, BEGINNING)
@@ -165,6 +170,7 @@ class Mirror:
         fresh = list(self._fresh(lines))
         for first in range(0, len(fresh), POINTS):
             remote.scalars(fresh[first : first + POINTS])
+            self.answered()
         for point in fresh:
             self.state.last[point.name] = max(point.step, self.state.last.get(point.name, -1))
         self.points += len(fresh)
@@ -211,6 +217,7 @@ class Mirror:
             now = [path.stat().st_size, path.stat().st_mtime_ns]
             if self.state.files.get(name) != now:
                 remote.file(path, name)
+                self.answered()
                 self.state.files[name] = now
                 self.files += 1
                 self._save()

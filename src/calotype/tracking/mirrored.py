@@ -95,7 +95,7 @@ class Mirrored:
 
     def answers_within(self, folder: Path) -> float:
         """Seconds after which the server of the run in `folder` is taken for one that hangs."""
-        return 3.0
+        return 5.0
 
     # --- a tracker's methods
 

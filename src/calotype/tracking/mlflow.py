@@ -62,7 +62,7 @@ class MLflow(Mirrored):
 
     def answers_within(self, folder: Path) -> float:
         """As for any server; a new SQLite file takes its time."""
-        return 60.0 if self.address(folder.parent.parent).startswith("sqlite:") else 3.0
+        return 60.0 if self.address(folder.parent.parent).startswith("sqlite:") else super().answers_within(folder)
 
     def fetch(self, run_id: str, runs: Path, folder: Path) -> None:
         """Bring config, record and best checkpoint of a tracked run into `folder`.
@@ -245,7 +245,8 @@ def _fetch(client: Any, run_id: str, folder: Path) -> None:
     for name in FETCHED:
         if name in there:
             get(name)
-    kept = [item.path for item in client.list_artifacts(run_id, "checkpoints")] if "checkpoints" in there else []
+    listed = client.list_artifacts(run_id, "checkpoints") if "checkpoints" in there else []
+    kept = [path for item in listed if (path := f"checkpoints/{posixpath.basename(item.path)}") == item.path]
     steps = [path for path in kept if _STEP.fullmatch(posixpath.basename(path))]
     if "record.json" not in there or not steps:
         raise CheckpointError(f"run {run_id} has no checkpoint there; was it tracked with checkpoints: best?")
@@ -254,5 +255,6 @@ def _fetch(client: Any, run_id: str, folder: Path) -> None:
             get(f"checkpoints/{name}")
     for path in steps:
         for item in client.list_artifacts(run_id, path):
-            if not item.is_dir and _FILE.fullmatch(posixpath.basename(item.path)):
+            name = posixpath.basename(item.path)
+            if not item.is_dir and _FILE.fullmatch(name) and item.path == f"{path}/{name}":
                 get(item.path)
