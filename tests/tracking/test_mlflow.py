@@ -13,7 +13,8 @@ from mlflow.utils.validation import _validate_metric_name, _validate_param_name,
 
 from calotype import cli
 from calotype.errors import RefusedError, UsageError
-from calotype.tracking.mlflow import MLflow, accepted, without_credentials
+from calotype.tracking.mirror import without_credentials
+from calotype.tracking.mlflow import MLflow, accepted
 from tests import harness
 from tests.runs import copy, finished, process_as_it_was  # noqa: F401
 from tests.tracking import servers

@@ -13,13 +13,14 @@ import fcntl
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from calotype.digest import digest64
 from calotype.errors import ConfigError
@@ -274,7 +275,7 @@ def catch_up(tracker: Mirrored, folder: Path, state: str, progress: Callable[[in
         if not had:
             raise ConfigError(f"another process is bringing {folder} up to date at {tracker.name}; wait for it")
         mirror = Mirror(tracker, folder)
-        with tried(mirror) as failed:
+        with tried(mirror) as failed, redirect_stdout(sys.stderr):  # vendors' clients print; stdout is for --json
             while mirror.pass_on():
                 progress(*mirror.size())
             if state != "running":
@@ -320,6 +321,17 @@ def scrubbed(text: str) -> str:
     return _USERINFO.sub("***@", text)
 
 
+def without_credentials(address: str) -> str:
+    """An address that may be shown."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "***"
+    if parts.scheme == "sqlite" or "@" not in parts.netloc:
+        return address
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def quiet_vendors() -> None:
     """Settings of this process for the vendors' clients: no retries of theirs, short waits, nothing sent home."""
     for name, value in {
@@ -328,6 +340,7 @@ def quiet_vendors() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "DO_NOT_TRACK": "true",
+        "POLYAXON_DISABLE_ERRORS_REPORTING": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",
         "GIT_PYTHON_REFRESH": "quiet",

@@ -18,12 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit, urlunsplit
 
 from calotype.digest import digest64
 from calotype.errors import CheckpointError, UsageError
 from calotype.tracking.about import About
-from calotype.tracking.mirror import Point, quiet_vendors, scrubbed
+from calotype.tracking.mirror import Point, quiet_vendors, scrubbed, without_credentials
 from calotype.tracking.mirrored import Mirrored
 
 if importlib.util.find_spec("mlflow") is None:
@@ -215,17 +214,6 @@ def accepted(name: str) -> str:
     if kept != found or len(kept) > KEY:
         kept = f"{kept[: KEY - 9]}-{digest64(name.encode())[:8]}"
     return kept
-
-
-def without_credentials(address: str) -> str:
-    """An address that may be shown."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "***"
-    if parts.scheme == "sqlite" or "@" not in parts.netloc:
-        return address
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
