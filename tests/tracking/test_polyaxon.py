@@ -12,7 +12,9 @@ from tests import harness
 from tests.runs import copy, finished, process_as_it_was  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("polyaxon", reason="not installable: its client pins Jinja2 below the fixed 3.1.5; `make polyaxon`")
+pytest.importorskip(
+    "polyaxon", reason="not installable: its client pins Jinja2 below the fixed 3.1.5; `make env` adds it"
+)
 
 
 def test_an_offline_run_has_inputs_events_and_a_status(

@@ -89,7 +89,7 @@ def _synced(tracker: Any, folder: RunFolder, state: str) -> dict[str, Any]:
     def progress(done: int, total: int) -> None:
         line = bar[0] if bar else Progress(-(-total // KB), f"KB of scalars to {tracker.name}")
         bar[:] = [line]
-        line.advance(done // KB - line.done)
+        line.advance(-(-done // KB) - line.done)
 
     try:
         sent: dict[str, Any] = asdict(tracker.sync(folder.path, state, progress))

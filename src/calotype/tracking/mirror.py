@@ -280,7 +280,6 @@ def catch_up(tracker: Mirrored, folder: Path, state: str, progress: Callable[[in
                 progress(*mirror.size())
             if state != "running":
                 mirror.finish(state)
-            progress(*mirror.size())
         trouble = failed[0] if failed else None
         return Sent(mirror.state.run, mirror.points, mirror.files, trouble is None, trouble)
 

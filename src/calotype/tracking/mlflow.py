@@ -201,7 +201,8 @@ class MLflowRemote:
             store = Path(self.address.removeprefix("sqlite:///"))
             place = (store.resolve().parent / "mlartifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
         try:
-            return str(self._client.create_experiment(name, artifact_location=place))
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # or the page takes it for one of prompts
+            return str(self._client.create_experiment(name, artifact_location=place, tags=kind))
         except MlflowException:  # another run's mirror was first
             return str(self._client.get_experiment_by_name(name).experiment_id)
 
