@@ -222,28 +222,34 @@ def test_no_secret_reaches_the_run_or_the_server(server: servers.Server, parity_
     assert not [name for name in [*data.metrics, *data.params, *data.tags] if "<" in name]
 
 
+TURNS = 5
+
+
 @pytest.mark.long
 def test_tracking_costs_little(server: servers.Server, parity_root: Path, tmp_path: Path) -> None:
-    """Reliability test 23: at most 5 % more time per step, alternating, the median of each; hanging servers too."""
-    rates: dict[str, list[float]] = {"none": [], "served": [], "hangs": []}
+    """Reliability test 23: at most 5 % more of the training process's time, the median of alternating runs.
+
+    Its processor time: the clock on the wall of a busy machine says more of its other work; it is printed.
+    """
+    used: dict[str, list[tuple[float, float]]] = {"none": [], "served": [], "hangs": []}
     sections = {"trainer": {"max_epochs": 60}, "checkpoint": {"every": "30ep", "keep_last": 2}}
     with servers.failing() as silent:
-        for turn in range(5):
+        for turn in range(TURNS):
             for how, address in (("none", ""), ("served", server.address), ("hangs", silent)):
                 config = configured(tmp_path / f"{how}{turn}", parity_root, MIRROR if address else {}, **sections)
                 env = {"MLFLOW_TRACKING_URI": address} if address else {}
                 outcome = harness.call(seconds, config, env=env)
                 assert outcome.code == 0, outcome.error
-                rates[how].append(outcome.value)
-    medians = {how: statistics.median(found) for how, found in rates.items()}
-    print(medians, rates)
-    assert max(medians["served"], medians["hangs"]) <= medians["none"] * 1.05, rates
+                used[how].append(outcome.value)
+    processor, wall = ({how: statistics.median(one[at] for one in used[how]) for how in used} for at in (0, 1))
+    print("processor", processor, "wall", wall, used)
+    assert max(processor["served"], processor["hangs"]) <= processor["none"] * 1.05, used
 
 
-def seconds(config: str) -> float:
-    """Train; the processor time that this process and its threads used. For `call`."""
+def seconds(config: str) -> tuple[float, float]:
+    """Train; the processor's seconds that this process used, and those on the wall. For `call`."""
     import calotype
 
-    begun = time.process_time()
+    begun = time.process_time(), time.perf_counter()
     calotype.train(config)
-    return time.process_time() - begun
+    return time.process_time() - begun[0], time.perf_counter() - begun[1]
