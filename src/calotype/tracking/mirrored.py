@@ -179,7 +179,7 @@ class Mirrored:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 return None
-            time.sleep(0.02)
+            time.sleep(0.05)
         return process.returncode
 
     def _trouble(self) -> str:
