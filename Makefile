@@ -8,6 +8,9 @@ BENCH  := $(VENV)/.calotype-bench-installed
 # Tried in this order; `make PYTHON=/path/to/python env` asks for one in particular.
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Polyaxon's client asks for a Jinja2 below 3.1.5, which has known holes; it works with the one that is pinned.
+POLYAXON := polyaxon traceml hypertune clipped vents aiofiles kubernetes oauthlib orjson parsimonious regex \
+    requests-oauthlib requests-toolbelt sentry-sdk websocket-client durationpy
 # Handed on to pytest or the benchmark: make tests ARGS="-k journal"
 ARGS   ?=
 
@@ -65,6 +68,7 @@ clear:  ## remove caches and build leftovers; keeps .venv and runs
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Calotype into $(VENV); the first time this fetches torch and takes minutes"
 	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps $(POLYAXON)
 	@touch $@
 
 $(BENCH): $(STAMP)

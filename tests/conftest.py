@@ -20,6 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PYTHONUNBUFFERED", None)  # a developer's own, too; it hides in which order lines come out
 for variable in ("CALOTYPE_DATA", "DATASET_PATH", "SBD_DATASET_PATH"):
     os.environ.pop(variable, None)  # a developer's own data are no part of a test
+for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "POLYAXON_RUN_UUID"):
+    os.environ.pop(variable, None)  # nor is a server of theirs
 
 pytest.register_assert_rewrite("tests.contracts")
 

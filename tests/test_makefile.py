@@ -75,13 +75,13 @@ def test_environment_is_made_once_and_refreshed_when_its_inputs_change(checkout:
     make(checkout, "env")
     assert make(checkout, "env").returncode == 0
     installed = (checkout / "pip.log").read_text().splitlines()
-    assert len(installed) == 1
+    assert len(installed) == 2, "the second is Polyaxon's client, without what it asks for"
     assert "-c constraints.txt -e .[dev]" in installed[0]
 
     os.utime(checkout / "constraints.txt", (4e9, 4e9))
     (checkout / ".venv/made_by").write_text("kept")
     make(checkout, "env")
-    assert len((checkout / "pip.log").read_text().splitlines()) == 2
+    assert len((checkout / "pip.log").read_text().splitlines()) == 4
     assert (checkout / ".venv/made_by").read_text() == "kept"
 
 

@@ -33,6 +33,7 @@ VERBS = {
     "verify": "run a run again and compare it bit for bit",
     "replay": "compute the step at which a run failed again, and say where",
     "data": "fetch, write, check or measure a data set",
+    "track": "bring a run's mirror at a tracking server up to date",
     "config": "show a config, explain a key, compare two configs",
 }
 

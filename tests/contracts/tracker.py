@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class FakeRun:
     total_steps: int = 40
     steps_per_epoch: int = 10
     header: dict[str, str] = field(default_factory=lambda: {"device": "cpu", "precision": "32"})
+    warn: Callable[[str], None] = field(default=lambda _: None)
 
 
 def live(tracker: Tracker, run: FakeRun, steps: range = range(5, 45, 5)) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calotype.tracking.console import Console
+from calotype.tracking.mlflow import MLflow
 from calotype.tracking.tensorboard import TensorBoard
 from tests.contracts.tracker import TrackerContract
 
@@ -40,6 +41,13 @@ class TestConsole(TrackerContract):
 class TestTensorBoard(TrackerContract):
     def make(self) -> TensorBoard:
         return TensorBoard()
+
+
+class TestMLflow(TrackerContract):
+    """At a port that refuses: what reaches a server is tested with one."""
+
+    def make(self) -> MLflow:
+        return MLflow(tracking_uri="http://127.0.0.1:9", wait=0.0)
 
 
 class TestThirdParty(TrackerContract):

@@ -30,13 +30,14 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a tracker is told about a run when it starts. `step` is where it starts."""
+    """What a tracker is told about a run when it starts. `step` is where it starts; `warn` tells a person something."""
 
     folder: Path
     name: str
     total_steps: int
     steps_per_epoch: int
     header: Mapping[str, str]
+    warn: Callable[[str], None]
     step: int = 0
 
 
@@ -113,7 +114,7 @@ class Execution:
             trainer = Trainer(parts, assembly.options, assembly.plan, observer, self.checkpoints(), signals.asked)
             trainer.elapsed = before
             self._status(trainer, "running", None, started)
-            mirrors.call("start", self._about(resume.step if resume else 0))
+            mirrors.call("start", self._about(resume.step if resume else 0, messages.warn))
             state = "failed"
             try:
                 with signals.caught(leaving=parts.world.size > 1), self._disk():
@@ -160,9 +161,9 @@ class Execution:
                 f"{self.folder.path} could not be written to the disk: {error}; free space, then continue with --resume"
             ) from error
 
-    def _about(self, step: int) -> Run:
+    def _about(self, step: int, warn: Callable[[str], None]) -> Run:
         plan, folder = self.assembly.plan, self.folder
-        return Run(folder.path, folder.name, plan.total or 0, plan.steps_per_epoch, self.header, step)
+        return Run(folder.path, folder.name, plan.total or 0, plan.steps_per_epoch, self.header, warn, step)
 
     def _ended_by(self, error: BaseException, trainer: Trainer, signals: Signals, started: float) -> None:
         """Write down how the run ended; a Ctrl-C leaves as KeyboardInterrupt, and no other signal does."""

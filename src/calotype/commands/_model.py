@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from calotype.commands._tracking import tracked
 from calotype.errors import CheckpointError, UsageError
 from calotype.record.folder import RunFolder
 
@@ -29,8 +30,10 @@ PROBED = 8
 
 def named_run(run: str | Path, checkpoint: str, runs: str | Path) -> tuple[RunFolder, str]:
     """The run and the name of its checkpoint that `run` stands for: a run folder, an id, "last", or the folder of a
-    checkpoint, which is taken whatever `checkpoint` says. Raises UsageError.
+    checkpoint, which is taken whatever `checkpoint` says; or `mlflow:ID`, a tracked run, which is fetched. Raises
+    UsageError.
     """
+    run = tracked(str(run), Path(runs)) or run
     path = Path(run)
     if (path / "manifest.json").is_file():
         run, checkpoint = path.resolve().parent.parent, path.resolve().name

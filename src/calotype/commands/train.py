@@ -352,18 +352,18 @@ class _Job:
     def run(self, checkpoint: Checkpoint | None = None, *, replanned: bool = False) -> Result:
         from calotype.commands._execute import Execution
         from calotype.commands._header import header
-        from calotype.config.build import build
+        from calotype.commands._tracking import trackers
         from calotype.record import record as records
 
-        built = {} if self.quiet else build(self.config.tree["tracking"], "tracking")
+        built, found = ([], {}) if self.quiet else trackers(self.config.tree, self.assembly.notes)
         execution = Execution(
             self.assembly,
             self.folder,
             on_shard=self.lock.see,
             on_saved=self._saved,
-            trackers=[tracker for tracker in built.values() if tracker is not None],
+            trackers=built,
             quiet=self.quiet,
-            header=header(self.assembly) | {"folder": str(self.folder.path)},
+            header=header(self.assembly) | found | {"folder": str(self.folder.path)},
         )
         execution.run(checkpoint, replanned=replanned)
         records.complete(self.folder)

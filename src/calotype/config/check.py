@@ -29,6 +29,7 @@ from calotype.settings import (
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CREDENTIALS = re.compile(r"://[^/@\s$]*:[^/@\s$]+@")
 _DURATIONS = ("trainer.val_check_interval", "checkpoint.every", "module.lr_warmup")
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, math.inf),
@@ -123,6 +124,12 @@ def _check_top_level(tree: dict[str, Any]) -> None:
 def _check_missing(tree: Any, key: str) -> None:
     if tree == "???":
         raise ConfigError(f"has no value yet; set it with {key}=...", key=key)
+    if isinstance(tree, str) and _CREDENTIALS.search(tree):
+        raise ConfigError(
+            "is an address with a password in it, which the run's record would keep; put the address into an "
+            "environment variable X and write ${oc.env:X} here",
+            key=key,
+        )
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for name, value in items:
         _check_missing(value, join(key, name))

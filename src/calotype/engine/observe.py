@@ -2,12 +2,14 @@
 
 Losses and norms stay on the device until a log point, where one read brings them all and the guard is looked at; the
 journal gets every step, the clock and the trackers one line for the window. The journal holds functions of the record
-alone, numbers as exact hex; times go to the clock. A tracker that fails is reported once and left out from then on.
+alone, numbers as exact hex; the clock holds times, and beside them whatever the trackers are told, so that a mirror can
+be made or caught up from the files. A tracker that fails is reported once and left out from then on.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,10 +152,8 @@ class Observer:
         times = {"time/images_per_s": images / elapsed, "time/data_wait": window.waited / elapsed}
         times["time/memory_gib"] = memory_used(pending[-1].loss.device) / 2**30
         self.window = Window(now)
-        self.clock.write({"step": last.step + 1, "time": time.time(), "seconds": elapsed, **times})
         self.journal.flush()
-        self.clock.flush()
-        self.mirrors.call("log", last.step + 1, scalars | times)
+        self._log(last.step + 1, scalars | times, seconds=elapsed)
 
     def _term_means(self, pending: Sequence[PendingStep]) -> dict[str, float]:
         """The means of a loss's terms, where it has several, over all processes."""
@@ -178,8 +178,14 @@ class Observer:
         self.journal.write({"event": kind, "step": step, **_hexed(values)})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Give scalars to the trackers."""
-        self.mirrors.call("log", step, dict(values))
+        """Give scalars to the clock and the trackers."""
+        self._log(step, dict(values))
+
+    def _log(self, step: int, scalars: Mapping[str, float], **beside: float) -> None:
+        told = {name: value if math.isfinite(value) else str(value) for name, value in scalars.items()}
+        self.clock.write({"step": step, "time": time.time(), **beside, **told})
+        self.clock.flush()
+        self.mirrors.call("log", step, scalars)
 
     def see(self, split: str, shard: Shard) -> None:
         """Pass a shard as the loader made it to whoever compares the data with the record."""

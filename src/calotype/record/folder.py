@@ -5,7 +5,7 @@
       data-lock-0.safetensors                                         the lock before a resume with changed data
       status.json                                                     how far it is, and its exit code
       journal.jsonl  clock.jsonl  train.log                           what it did
-      checkpoints/  tensorboard/
+      checkpoints/  tensorboard/  images/  tracking/                  images/ and tracking/ where it is mirrored
 
 One process at a time holds the folder's lock, which the system takes back when the process dies.
 """

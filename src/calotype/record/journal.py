@@ -1,8 +1,9 @@
 """The two logs of a run, as files of JSON lines.
 
 `journal.jsonl` holds only functions of the record, so it is bit-equal between equal runs; `clock.jsonl` holds times and
-speeds. A checkpoint stores the journal's length and digest. What a killed run had written beyond that is moved aside at
-resume and written again, the same.
+speeds, and every scalar that trackers are told. A checkpoint stores the journal's length and digest. What a killed run
+had written beyond that is moved aside at resume and written again, the same; the clock just goes on, so that steps come
+twice in it.
 
 A journal may have millions of lines, so none is ever held whole: what goes through it does so in pieces or by lines.
 """
