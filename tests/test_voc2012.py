@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -83,18 +82,18 @@ def test_the_recipe_runs_on_real_images(real: str, tmp_path: Path, capsys: pytes
 @pytest.mark.long
 @pytest.mark.guarantee(
     "A small network learns real segmentation masks by heart, and evaluate gives the figure that training gave",
-    condition="45 images of VOC 2012 at 96x96, void left out; equal to the last bit",
+    condition="45 images of VOC 2012 at 64x64, void left out; equal to the last bit",
 )
 def test_real_images_by_heart(real: str, tmp_path: Path) -> None:
-    size: dict[str, Any] = {"_target_": "torchvision.transforms.v2.Resize", "size": [96, 96]}
+    size = "{_target_: torchvision.transforms.v2.Resize, size: [64, 64]}"
     result = calotype.train(
         *("experiment=shapes_segmentation", "data=voc2012", real, f"paths.runs={tmp_path}"),
         *("data.train=mini_train", "data.val=mini_train", "data.batch_size=15", "data.workers=0"),
-        f"data.train_transforms=[{json.dumps(size)}]",
-        f"data.eval_transforms=[{json.dumps(size)}]",
-        *("trainer.max_epochs=120", "trainer.val_check_interval=30ep", "trainer.test=null"),
+        f"data.train_transforms=[{size}]",
+        f"data.eval_transforms=[{size}]",
+        *("trainer.max_epochs=250", "trainer.val_check_interval=125ep", "trainer.test=null"),
         quiet=True,
     )
-    assert result.metrics["val/mIoU"] > 0.9
+    assert result.metrics["val/mIoU"] > 0.85
     measured = calotype.load(result.folder, checkpoint="last").evaluate("val").scalars()
     assert {name: measured[name] for name in measured} == {name: result.metrics[name] for name in measured}

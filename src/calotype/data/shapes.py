@@ -71,7 +71,7 @@ class Shapes:
         target: Literal["mask", "boxes"] = "mask",
         size: int = 64,
         most: int = 3,
-        images: Sequence[int] = (6144, 256, 512),
+        images: Sequence[int] = (5632, 256, 512),
         draw_seed: int = 0,
         border: int = 0,
     ) -> None:
