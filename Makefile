@@ -9,7 +9,7 @@ BENCH  := $(VENV)/.calotype-bench-installed
 PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # Polyaxon's client asks for a Jinja2 below 3.1.5, which has known holes; it works with the one that is pinned.
-POLYAXON := polyaxon traceml hypertune clipped vents aiofiles kubernetes oauthlib orjson parsimonious regex \
+POLYAXON := polyaxon traceml hypertune clipped vents aiofiles kubernetes oauthlib orjson parsimonious pytz regex \
     requests-oauthlib requests-toolbelt sentry-sdk websocket-client durationpy
 # Handed on to pytest or the benchmark: make tests ARGS="-k journal"
 ARGS   ?=

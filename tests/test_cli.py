@@ -151,7 +151,7 @@ def test_config_explain_says_where_a_value_comes_from(capsys: pytest.CaptureFixt
     assert lines[0] == "trainer.max_epochs = 3"
     assert lines[1] == "  from      override 'trainer.max_epochs=3'"
     assert lines[2].startswith("  replaced  1  (")
-    assert lines[2].endswith("debug/fast.yaml:7)")
+    assert lines[2].endswith("debug/fast.yaml:4)")
     assert "  allowed   an integer, null" in lines
     assert main(["config", "explain", "--json", "data.root", "experiment=mnist"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -17,9 +17,20 @@ from calotype.commands.verify import told, verify
 from calotype.config.compose import compose
 from calotype.config.search import PACKAGED, options
 from tests import runs
+from tests.data.test_voc import devkit, semantic_boundaries
 from tests.toys import cifar, mnist, photos
 
 process_as_it_was = runs.process_as_it_was
+
+
+def voc(folder: Path) -> Path:
+    """Three images of VOC's and, beside them, of SBD's under each of its lists."""
+    devkit(folder)
+    lists = semantic_boundaries(folder / "SBD", [f"2010_00000{number}" for number in range(1, 7)])
+    for name in ("train", "val"):
+        (lists / f"{name}.txt").write_text((lists / "train_noval.txt").read_text())
+    return folder
+
 
 DATA: dict[str, Callable[[Path], Path]] = {
     "mnist": lambda folder: mnist.write(folder, train=100),
@@ -29,11 +40,17 @@ DATA: dict[str, Callable[[Path], Path]] = {
     "image_folder": lambda folder: photos.draw(folder, {"train": 4, "val": 2}),
     "digits": lambda folder: folder,
     "shapes_segmentation": lambda folder: folder,
+    "voc2012_deeplabv3_resnet101": voc,
+    "voc2012_deeplabv3_resnet101_sbd": voc,
+    "voc2012_best": voc,
     "fine_tune": lambda folder: folder,
 }
 """Writes what an experiment reads into a folder: a hundred images or less to train on."""
 
-SLOW = ("cifar10_resnet18", "image_folder")
+SLOW = (
+    *("cifar10_resnet18", "image_folder"),
+    *("voc2012_deeplabv3_resnet101", "voc2012_deeplabv3_resnet101_sbd", "voc2012_best"),
+)
 
 TWO_STEPS = ("trainer.max_steps=2", "trainer.threads=1", "data.batch_size=4", "data.workers=0", "tracking=console")
 DIGITS = ("experiment=digits", *TWO_STEPS)
@@ -84,6 +101,10 @@ def test_the_reference_s_commands(here: Path, command: str, capsys: pytest.Captu
 def test_every_experiment_trains_and_comes_out_the_same(here: Path, experiment: str) -> None:
     DATA[experiment](here / "data")
     overrides = [f"experiment={experiment}", *TWO_STEPS]
+    if experiment.startswith("voc2012"):
+        small = "{_target_: calotype.data.transforms.PadTo, size: 65}"
+        overrides += ["module.weights=null", "data.crop_size=65", "trainer.shards=1", "data.batch_size=3"]
+        overrides += [f"data.eval_transforms=[{small}]"]
     if experiment == "fine_tune":
         first = calotype.train(*DIGITS, quiet=True).folder
         overrides = ["experiment=[digits,fine_tune]", *TWO_STEPS, f"module.init_from={first}"]

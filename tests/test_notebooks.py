@@ -22,7 +22,11 @@ def test_a_notebook_is_stored_without_outputs(notebook: Path) -> None:
         assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(path, marks=[pytest.mark.long] * (path.stem == "check_models")) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(notebook: Path) -> None:
     names: dict[str, Any] = {}
     for number, cell in enumerate(cells(notebook)):

@@ -10,8 +10,10 @@ import torch
 
 import calotype
 from calotype.cli import main
-from calotype.commands._assemble import Settings, build_task, load_data
+from calotype.commands._assemble import Settings, build_task
+from calotype.config.build import build
 from calotype.config.check import load_and_check
+from calotype.data.order import Batching
 from calotype.data.voc import CLASSES
 from calotype.engine.schedule import Poly
 from calotype.engine.setup import build_optimizer
@@ -59,10 +61,11 @@ def test_steps_of_an_epoch_on_the_published_lists(real: str) -> None:
     """81 batches of 18 as the reference counts them; one update of four of those."""
     counted = {18: 81, 72: 20}
     for size, steps in counted.items():
-        settings = recipe(RECIPES[0], real, f"data.batch_size={size}", "data.on_error=error")
-        found = load_data(settings, settings.trainer.shards)
-        assert (len(found.sources["train"]), len(found.sources["val"])) == (1464, 1449)
-        assert found.train.steps_per_epoch == steps
+        settings = recipe(RECIPES[0], real, f"data.batch_size={size}")
+        data = build(settings.dataset, "data")
+        train, val = data.split("train"), data.split("val")
+        assert (len(train), len(val)) == (1464, 1449)
+        assert Batching(size, settings.trainer.shards, drop_last=settings.data.drop_last).steps(len(train)) == steps
     assert 7087 // 18 == 393, "the reference's, which counts 1,134 images twice"
 
 

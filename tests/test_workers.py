@@ -90,7 +90,7 @@ def test_any_number_of_processes_gives_the_same_bits(
 @pytest.mark.parametrize(
     ("plans", "size"),
     [
-        ([(2, "1/after_step@3"), (4, "2/in_backward@5")], 1),
+        pytest.param([(2, "1/after_step@3"), (4, "2/in_backward@5")], 1, marks=pytest.mark.long),
         pytest.param([(2, "0/mid_write@20"), (1, "0/after_step@3:SIGTERM")], 4, marks=pytest.mark.long),
         pytest.param(
             [(4, "3/after_step@4:SIGTERM"), (2, "1/in_val@3"), (4, "0/in_val@2:SIGUSR1")], 2, marks=pytest.mark.long

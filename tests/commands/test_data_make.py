@@ -78,3 +78,11 @@ def test_a_folder_appears_when_it_is_whole(
 def test_what_cannot_be_made_is_told(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "make", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_folder_one_is_in_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "make", "shapes", "--format", "voc", "--to", "."]) == 2
+    assert "is the folder you are in" in capsys.readouterr().err

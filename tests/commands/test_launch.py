@@ -104,7 +104,7 @@ def test_asked_to_stop(how: str, number: str, parity_root: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("how", "numbers", "code"),
     [
-        ("devices", ["SIGKILL"], -9),
+        pytest.param("devices", ["SIGKILL"], -9, marks=pytest.mark.long),
         pytest.param("devices", ["SIGINT", "SIGINT"], 130, marks=pytest.mark.long),
         pytest.param("devices", ["SIGTERM", "SIGTERM"], 75, marks=pytest.mark.long),
         pytest.param("torchrun", ["SIGKILL"], -9, marks=pytest.mark.long),
@@ -137,8 +137,8 @@ def test_what_started_the_others_leaves_at_once(
 @pytest.mark.parametrize(
     ("how", "rank"),
     [
-        ("devices", 0),
         ("torchrun", 1),
+        pytest.param("devices", 0, marks=pytest.mark.long),
         pytest.param("devices", 1, marks=pytest.mark.long),
         pytest.param("torchrun", 0, marks=pytest.mark.long),
     ],
@@ -213,6 +213,7 @@ def test_from_python(parity_root: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert (out, err) == ("", "")
 
 
+@pytest.mark.long
 @pytest.mark.guarantee(
     "`calotype verify --devices W` proves by several processes what one computed", condition="trainer.reduce=exact"
 )

@@ -154,3 +154,15 @@ def test_an_error_of_the_transforms_is_theirs() -> None:
 
     with pytest.raises(ValueError, match="no such image"):
         traced(fails, scores((9, 7)))
+
+
+@pytest.mark.parametrize("height", range(40, 50))
+@pytest.mark.parametrize("width", [41, 52])
+def test_a_centre_crop_that_is_larger_is_followed_to_the_pixel(height: int, width: int) -> None:
+    """torchvision moves boxes by one more than the image of some sizes."""
+    image = tv_tensors.Image(torch.randint(1, 256, (3, height, width), dtype=torch.uint8))
+    sample, affine = traced(v2.CenterCrop(53), image)
+    (scale, _, left), (_, _, top) = affine.tolist()
+    left, top = round(left), round(top)
+    assert scale == pytest.approx(1)
+    assert torch.equal(sample["image"][:, top : top + height, left : left + width], image)

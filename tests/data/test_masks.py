@@ -10,8 +10,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from calotype.data.masks import decode, encode, sbd
-from calotype.errors import DataError
+from calotype.data.masks import Meaning, decode, encode, sbd
+from calotype.errors import ConfigError, DataError
 from calotype.palette import palette
 
 IDS = np.array([[0, 1, 20], [255, 7, 1]], np.uint8)
@@ -79,3 +79,23 @@ def test_real_masks_hold_classes_and_void() -> None:
         pytest.skip("not installable: the VOC masks are not on this machine")
     found = {int(value) for file in sorted(VOC.glob("*.png"))[:20] for value in decode(file.read_bytes()).unique()}
     assert found <= {*range(21), 255} and len(found) > 5
+
+
+def test_files_whose_numbers_are_not_as_stored_are_refused() -> None:
+    """Pillow takes a BMP of 8 bits with a palette of black and white for one of 1 bit, and turns some TIFFs round."""
+    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    file = io.BytesIO()
+    image.save(file, "BMP")
+    assert file.getvalue()[28] == 8
+    with pytest.raises(DataError, match="is a BMP whose 8 bits a pixel"):
+        decode(file.getvalue())
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8)).save(file, "TIFF", tiffinfo={262: 0})
+    with pytest.raises(DataError, match="stores white as 0"):
+        decode(file.getvalue())
+
+
+def test_a_number_can_t_be_void_and_a_class() -> None:
+    with pytest.raises(ConfigError, match=r"data\.ignore: 255 is the number of a class as well"):
+        Meaning.counted(255, (255,), 1)

@@ -186,3 +186,16 @@ def test_the_real_lists() -> None:
     assert len(VOCSegmentation(REAL, train="trainaug_sbd_10582").split("train")) == 10582
     mini = VOCSegmentation(REAL, "mini_train", "mini_val")
     assert all(mini.split(name).problem(at) is None for name in mini.splits for at in range(len(mini.split(name))))
+
+
+def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    folder = tmp_path / "VOCdevkit" / "VOC2012"
+    names = ["a/0001", "a/0002", "b/0001", "b/0002.v1"]
+    for number, name in enumerate(names):
+        image(folder / "JPEGImages" / f"{name}.jpg", number)
+        mask = folder / "SegmentationClass" / f"{name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        mask.write_bytes(encode(numbers(number)))
+    write_lists(folder / "ImageSets" / "Segmentation", train=names, val=names)
+    train = VOCSegmentation(tmp_path).split("train")
+    assert sorted(train.name(row) for row in range(len(train))) == [f"JPEGImages/{name}.jpg" for name in names]

@@ -136,3 +136,21 @@ def test_events_hold_exact_numbers_at_any_depth() -> None:
     found.event("evaluation", 4, metrics={"a": 0.1, "b": [1, 0.5]}, split="val")
     values = {"event": "evaluation", "step": 4, "metrics": {"a": (0.1).hex(), "b": [1, (0.5).hex()]}, "split": "val"}
     assert journal.lines == [values]
+
+
+def test_a_tracker_that_failed_is_closed_all_the_same() -> None:
+    closed: list[str] = []
+
+    class Fails:
+        def log(self, step: int, scalars: Any) -> None:
+            raise OSError("full")
+
+        def close(self, status: str) -> None:
+            closed.append(status)
+            raise OSError("still full")
+
+    mirrors = Mirrors([Fails()], lambda _: None)  # type: ignore[list-item]
+    mirrors.call("log", 1, {})
+    assert mirrors.trackers == []
+    mirrors.call("close", "done")
+    assert closed == ["done"]

@@ -154,3 +154,25 @@ def test_what_does_not_fit_is_refused() -> None:
         Segmentation(Net(), CLASSES, nn.CrossEntropyLoss(reduction="sum"))
     with pytest.raises(ValueError, match=r"weights\.dise: there is no such term, only dice"):
         Sum({"dice": DiceLoss()}, {"dise": 1.0})
+
+
+class _Extra(nn.Module):
+    """A loss that keeps a dimension of one."""
+
+    def __init__(self, reduction: str = "none") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, reduction="none").unsqueeze(1)
+
+
+def test_values_that_are_of_no_pixel_and_no_image_are_refused() -> None:
+    task, of = Segmentation(Net(), CLASSES, _Extra()), shard([0, 1])
+    with pytest.raises(ConfigError, match=r"module\.loss: _Extra gives values of \(2, 1, 10, 12\) for masks of"):
+        task(of, totals(task, [of]))
+
+
+def test_more_classes_than_a_mask_can_tell_are_refused() -> None:
+    with pytest.raises(ConfigError, match="there are 256 classes, and 255 is void"):
+        Segmentation(Net(), [str(number) for number in range(256)])

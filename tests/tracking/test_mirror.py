@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,9 +193,51 @@ def test_pictures_are_written_once(run: Path) -> None:
     tracker.start(FakeRun(run))
     tracker.image(3, "val/pre <script>", np.zeros((3, 4, 5), np.uint8))
     (path,) = (run / "images").iterdir()
-    assert path.name == "val-pre-script--00000003.png"
+    assert path.name.startswith("val-pre-script-") and path.name.endswith("-00000003.png")
+    tracker.image(3, "val/pre  script ", np.zeros((3, 4, 5), np.uint8))
+    assert len([*(run / "images").iterdir()]) == 2, "another name is another file"
     before = path.stat().st_mtime_ns
     tracker.image(3, "val/pre <script>", np.ones((3, 4, 5), np.uint8))
     tracker.wait = 0
     tracker.close("done")
     assert path.stat().st_mtime_ns == before
+
+
+SLOW_SERVER = """
+import os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from calotype.tracking.follow import follow
+from calotype.tracking.mirror import Mirror
+from calotype.tracking.mirrored import Mirrored
+
+class Remote:
+    address = "x"
+    def open(self, about, run): return "1"
+    def begin(self): pass
+    def tell(self, params, tags): pass
+    def scalars(self, points): time.sleep(0.5)
+    def file(self, path, place): pass
+    def end(self, state, when): pass
+
+@dataclass
+class Slow(Mirrored):
+    name = "slow"
+    def remote(self, folder): return Remote()
+
+pipe, other = os.pipe()
+os.close(other)
+follow(Mirror(Slow(system_metrics=False, wait=1.0), Path(sys.argv[1]), live=True), pipe, os.getpid(), 1.0)
+"""
+
+
+def test_a_mirror_of_a_killed_run_ends_within_its_bound(tmp_path: Path) -> None:
+    """However much is left to send: what was sent is noted, the rest comes by a sync."""
+    (tmp_path / "tracking").mkdir()
+    lines = (json.dumps({"step": step, "time": 1.0, "train/loss": 1.0}) for step in range(40_000))
+    (tmp_path / "clock.jsonl").write_text("\n".join(lines) + "\n")
+    begun = time.monotonic()
+    command = [sys.executable, "-c", SLOW_SERVER, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stderr) == (1, "")
+    assert time.monotonic() - begun < 12, "sending all of it takes 20 seconds"

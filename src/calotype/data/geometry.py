@@ -29,6 +29,8 @@ POINTS = 33
 """In each direction; of an image that is cropped to a tenth, three are left."""
 OFF = 0.01
 """Pixels by which a point may miss the map."""
+FIRST, SAMPLED = 1000, 1000
+"""The number of the first pixel, above what padding has; and how many pixels are looked at, about."""
 IDENTITY = torch.eye(2, 3, dtype=torch.float64)
 
 
@@ -42,13 +44,13 @@ def traced(transform: Callable[[Sample], Sample], image: Tensor) -> tuple[Sample
     size = _size(image)
     before = _points(size)
     try:
-        sample = transform({"image": image, "points": _boxes(before, size)})
-        after = sample.pop("points", None)
+        sample = transform({"image": image, "points": _boxes(before, size), "pixels": _numbered(size)})
+        after, pixels = sample.pop("points", None), sample.pop("pixels", None)
     except Exception:  # noqa: BLE001 - a transform may stumble over boxes in any way; without them it gets to say why
-        sample, after = transform({"image": image}), None
+        sample, after, pixels = transform({"image": image}), None, None
     now = _size(sample["image"])
     if isinstance(after, tv_tensors.BoundingBoxes) and len(after) == len(before) and tuple(after.canvas_size) == now:
-        return sample, _fitted(before, _centres(after), now)
+        return sample, _moved(_fitted(before, _centres(after), now), pixels, size, now)
     if now != size:
         raise DataError(
             f"is {size[1]}x{size[0]} pixels and {now[1]}x{now[0]} after the evaluation transforms, which don't say "
@@ -56,6 +58,32 @@ def traced(transform: Callable[[Sample], Sample], image: Tensor) -> tuple[Sample
             "torchvision's v2 (their padding with a constant)"
         )
     return sample, IDENTITY
+
+
+def _numbered(size: tuple[int, int]) -> Tensor:
+    """A mask in which each pixel has its number, from FIRST on."""
+    found: Tensor = tv_tensors.Mask(torch.arange(FIRST, FIRST + size[0] * size[1]).view(size))
+    return found
+
+
+def _moved(affine: Tensor, pixels: Tensor | None, size: tuple[int, int], now: tuple[int, int]) -> Tensor:
+    """A map without a change of scale, shifted to where the pixels went: torchvision's CenterCrop of an image that is
+    smaller moves boxes by one more than the image, of some sizes.
+    """
+    scaled = (affine[:, :2].abs().sum(1) - 1).abs().max() > OFF
+    if pixels is None or tuple(pixels.shape) != now or scaled:
+        return affine
+    numbers = pixels.as_subclass(torch.Tensor).flatten()
+    places = torch.arange(len(numbers))[numbers >= FIRST]
+    places = places[:: max(1, len(places) // SAMPLED)]
+    if not len(places):
+        return affine
+    came = numbers[places] - FIRST
+    centres = torch.stack([came % size[1] + 0.5, came // size[1] + 0.5, torch.ones(len(came))]).double()
+    there = torch.stack([places % now[1] + 0.5, places // now[1] + 0.5]).double()
+    off = (there - affine @ centres).median(1).values
+    affine[:, 2] += off.round()
+    return affine
 
 
 def _size(image: Tensor) -> tuple[int, int]:

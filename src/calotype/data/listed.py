@@ -59,12 +59,17 @@ def placed(files: Sequence[str], inputs: Sequence[str]) -> list[Path]:
     """What to call the results of files that `named` found: their paths below the folder that an input names, or below
     the part of a pattern that is no pattern; else their names.
     """
-    roots = [root for root in map(_root, inputs) if root is not None]
+    # in whole and without `..`, which would lead out of the folder that they are put into
+    roots = [_whole(root) for root in map(_root, inputs) if root is not None]
     found = []
-    for file in map(Path, files):
+    for file in map(_whole, map(Path, files)):
         root = next((root for root in roots if file.is_relative_to(root)), file.parent)
         found.append(file.relative_to(root))
     return found
+
+
+def _whole(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - by its text: a link stays where the user sees it
 
 
 def _root(text: str) -> Path | None:

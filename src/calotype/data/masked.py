@@ -94,6 +94,10 @@ class MaskedSource:
         """The image's path."""
         return self.index.path(int(self.rows[position]))
 
+    def sample(self, position: int) -> str:
+        """What a list calls the sample: its path below the folder of images, without suffix."""
+        return self.index.name(position).removeprefix(f"{self.beside.images}/").rpartition(".")[0]
+
     def mask_path(self, position: int) -> Path:
         """The mask's path."""
         return self.beside.of(self.index.root, self.name(position))
@@ -145,7 +149,9 @@ def listed(root: Path, names: Sequence[str]) -> FileIndex:
 
 
 class Joined:
-    """Sources one after another, by ascending ids over the names of their samples alone; a sample counts once."""
+    """Sources one after another, by ascending ids over the names of their samples without folder and suffix; one that
+    several sources have counts once, as the first has it.
+    """
 
     containers: Mapping[Path, str] = {}
 
@@ -154,7 +160,7 @@ class Joined:
         places: dict[int, tuple[int, int]] = {}
         for number, source in enumerate(self.sources):
             for position in range(len(source)):
-                places.setdefault(sample_id(source.name(position)), (number, position))
+                places.setdefault(sample_id(source.sample(position)), (number, position))
         self.ids = np.array(sorted(places), np.int64)
         self.places = np.array([places[int(found)] for found in self.ids], np.int64).reshape(-1, 2)
 
@@ -186,8 +192,8 @@ class Joined:
 
 
 def sample_id(name: str) -> int:
-    """The id of a sample by its file's name, without folders and suffix."""
-    return file_id(Path(name).stem.encode())
+    """The id of a sample by its name in a list: its file's, below the folder of images and without suffix."""
+    return file_id(name.encode())
 
 
 def check_classes(classes: Sequence[str], where: str, error: type[ConfigError | DataError]) -> tuple[str, ...]:

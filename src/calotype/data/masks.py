@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from calotype.data.images import MAX_PIXELS
-from calotype.errors import DataError
+from calotype.errors import ConfigError, DataError
 from calotype.palette import palette
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ MOST_CLASSES = 255
 STORED = 1 << 16
 """Numbers that a file can hold."""
 
+PACKED = {"1": 1, "L": 8}
+"""Bits of a pixel in a BMP that Pillow's modes are right for; others it takes for these by the palette's colours."""
+
 Colours = Mapping[tuple[int, int, int], int]
 
 
@@ -53,7 +56,13 @@ class Meaning:
 
     @classmethod
     def counted(cls, classes: int, ignore: Collection[int] = (VOID,), first: int = 0) -> Meaning:
-        """Classes by their numbers from `first` on; those in `ignore` mean void."""
+        """Classes by their numbers from `first` on; those in `ignore` mean void. Raises ConfigError for one that is a
+        class's.
+        """
+        if taken := sorted({*ignore} & {*range(first, first + classes)}):
+            raise ConfigError(
+                f"{taken[0]} is the number of a class as well; set the number that void has", key="data.ignore"
+            )
         table = np.full(STORED, -1, np.int16)
         table[first : first + classes] = np.arange(classes)
         table[[*ignore]] = VOID
@@ -133,18 +142,24 @@ def _bits(image: Any, content: bytes) -> int:
     """Bits of a grey level in the file: 8 where it is no such file of fewer."""
     if image.format == "PNG":
         return content[24] if image.mode == "L" else 8
+    if image.format == "BMP":
+        return int.from_bytes(content[28:30], "little")
     stored = getattr(image, "tag_v2", {}).get(258, (8,)) if image.mode == "L" else (8,)
     return int(stored[0] if isinstance(stored, tuple) else stored)
 
 
 def _numbers(image: Image.Image, bits: int) -> Ids:
+    if image.format == "BMP" and image.mode in PACKED and bits != PACKED[image.mode]:
+        raise DataError(f"is a BMP whose {bits} bits a pixel can't be told from colours; save it as PNG")
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0:
+        raise DataError("is a TIFF that stores white as 0, so its numbers are turned round; save it as PNG")
     if image.mode not in NUMBERS:
         raise DataError(
             f"holds colours or 32-bit values (mode {image.mode}), not the numbers of classes; save it with a palette "
             "or as grey levels, or give the class of each colour by data.colours"
         )
     ids = np.asarray(image).astype(np.int64)
-    return ids // (255 // (2**bits - 1)) if bits in (2, 4) else ids
+    return ids // (255 // (2**bits - 1)) if bits in (2, 4) and image.mode == "L" else ids
 
 
 def _meant(image: Image.Image, colours: Colours, unnamed: int | None) -> Ids:

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -64,6 +65,7 @@ class Mirrors:
 
     def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], None]) -> None:
         self.trackers, self.warn = list(trackers), warn
+        self.left_out: list[Tracker] = []
 
     def want(self, what: str) -> bool:
         """Whether any tracker has a true attribute `wants_<what>`."""
@@ -74,12 +76,16 @@ class Mirrors:
         self.call(method, *args, among=[found for found in self.trackers if getattr(found, f"wants_{what}", False)])
 
     def call(self, method: str, *args: Any, among: Sequence[Tracker] | None = None) -> None:
-        """Call `method` of each tracker."""
+        """Call `method` of each tracker; those that are left out are still closed, so that nothing of theirs stays."""
+        for tracker in self.left_out if method == "close" else ():
+            with suppress(Exception):
+                tracker.close(*args)
         for tracker in list(self.trackers if among is None else among):
             try:
                 getattr(tracker, method)(*args)
             except Exception as error:  # noqa: BLE001 - a mirror must not stop a run, whatever it raises
                 self.trackers.remove(tracker)
+                self.left_out.append(tracker)
                 self.warn(
                     f"tracker {type(tracker).__name__} failed in {method} and is left out from here on: {error!r}; "
                     "the local files are complete"

@@ -63,6 +63,8 @@ class Segmentation(nn.Module):
             raise ConfigError(f"{void!r} is not allowed; allowed: ignore, background", key="module.void")
         if not classes:
             raise ConfigError("the data set has no classes; name them", key="module.classes")
+        if len(classes) > VOID:
+            raise ConfigError(f"there are {len(classes)} classes, and 255 is void: at most 255", key="module.classes")
         self.network, self.classes, self.void = network, tuple(classes), void
         self.num_classes = len(self.classes)
         given = loss if isinstance(loss, Sum) else Sum({"loss": CrossEntropyLoss() if loss is None else loss})
@@ -209,7 +211,13 @@ def _at(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
         return cast(Tensor, loss(logits, target))
     void = target == VOID
     losses: Tensor = loss(logits, target.masked_fill(void, 0))
-    return losses.masked_fill(void, 0) if losses.shape == target.shape else losses
+    if losses.dim() >= 2 and losses.shape != target.shape:
+        raise ConfigError(
+            f"{type(loss).__name__} gives values of {tuple(losses.shape)} for masks of {tuple(target.shape)}; one for "
+            "each pixel or for each image is wanted",
+            key="module.loss",
+        )
+    return losses.masked_fill(void, 0) if losses.dim() >= 2 else losses
 
 
 def _class_weights(loss: nn.Module) -> Tensor | None:

@@ -244,13 +244,15 @@ def _lines(path: Path, start: int) -> tuple[list[bytes], int]:
 
 
 def _points(line: bytes) -> Iterator[Point]:
-    """The points of a line; none of a line that is no record of scalars."""
-    with suppress(ValueError, TypeError, KeyError):
+    """The points of a line; none of a line that is no record of scalars, and none for a value that is no number."""
+    try:
         found = json.loads(line)
         step, when = int(found["step"]), float(found["time"])
-        for name, value in found.items():
-            if name not in BESIDE:
-                yield Point(name, float(value), step, when)
+    except (ValueError, TypeError, KeyError):
+        return
+    for name in (name for name in found if name not in BESIDE):
+        with suppress(ValueError, TypeError):
+            yield Point(name, float(found[name]), step, when)
 
 
 @contextmanager

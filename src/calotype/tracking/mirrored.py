@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import IO, Any, ClassVar, Literal
 
+from calotype.digest import digest64
 from calotype.errors import ConfigError
 from calotype.files import replace_file
 
@@ -35,13 +36,14 @@ LOOK_EVERY = 5.0
 GRACE = 1.0
 """Seconds that a mirror in trouble has for a last try."""
 
-_pipes: set[int] = set()
+_pipes: set[IO[bytes]] = set()
 
 
 def _let_go() -> None:
     """Close inherited ends of pipes: a loader worker outlives a killed run by seconds, and the mirror would wait."""
     while _pipes:
-        os.close(_pipes.pop())
+        with suppress(OSError, ValueError):  # one that is closed has no number any more
+            os.close(_pipes.pop().fileno())
 
 
 os.register_at_fork(after_in_child=_let_go)
@@ -108,6 +110,7 @@ class Mirrored:
         kind = type(self)
         word: dict[str, Any] = {"kind": [kind.__module__, kind.__qualname__], "settings": asdict(self)}
         word |= {"folder": str(self._folder.resolve()), "pid": os.getpid()}
+        line = json.dumps(word).encode() + b"\n"
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "calotype.tracking.follow"],
             stdin=subprocess.PIPE,
@@ -116,8 +119,8 @@ class Mirrored:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # a Ctrl-C is the run's, whose last word is still to be told
         )
-        _pipes.add(self._process.stdin.fileno())  # type: ignore[union-attr]
-        self._say(json.dumps(word).encode() + b"\n")
+        _pipes.add(self._process.stdin)  # type: ignore[arg-type]
+        self._say(line)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Nothing: scalars are in the clock. Now and then it tells of a mirror that doesn't get through."""
@@ -133,10 +136,13 @@ class Mirrored:
         """Write a picture (3, H, W) uint8 into the run folder, unless another mirror or an earlier process has."""
         if self._folder is None:
             return
-        path = self._folder / IMAGES / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{step:08d}.png"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            replace_file(path, _png(image))
+        path = self._folder / IMAGES / f"{_plain(name)}-{step:08d}.png"
+        try:
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                replace_file(path, _png(image))
+        except OSError as error:
+            self._warn(f"{self.name}: {path} can't be written ({error.strerror}); the picture is left out")
 
     def artifact(self, path: Path) -> None:
         """Nothing: the mirror finds files by itself."""
@@ -168,7 +174,7 @@ class Mirrored:
         """
         pipe = process.stdin
         if pipe is not None:
-            _pipes.discard(pipe.fileno())
+            _pipes.discard(pipe)
             with suppress(OSError):
                 pipe.close()
         begun = time.monotonic()
@@ -193,6 +199,12 @@ class Mirrored:
             with suppress(BrokenPipeError):  # a mirror that died at once; `log` and `close` tell
                 pipe.write(word)
                 pipe.flush()
+
+
+def _plain(name: str) -> str:
+    """A name for a file: of names that differ the files' differ too."""
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", name)
+    return plain if plain == name.replace("/", "-") and "-" not in name else f"{plain}-{digest64(name.encode())[:8]}"
 
 
 def trouble_file(folder: Path, name: str) -> Path:
