@@ -65,7 +65,7 @@ clear:  ## remove caches and build leftovers; keeps .venv and runs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
 	find src tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+$(STAMP): pyproject.toml constraints.txt Makefile | $(BIN)/python
 	@echo "installing Calotype into $(VENV); the first time this fetches torch and takes minutes"
 	$(INSTALL) -e '.[dev]'
 	$(INSTALL) --no-deps $(POLYAXON)

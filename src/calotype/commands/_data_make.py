@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.name} is no data set that can be made: {type(dataset).__name__} reads what is there")
     if args.format not in dataset.formats:
         raise UsageError(f"--format {args.format}: {args.name} is written as {', '.join(dataset.formats)}")
-    folder = (args.to or paths(config.tree).data / f"{args.name}_{args.format}").expanduser().absolute()
-    if folder == Path.cwd():
+    folder = (args.to or paths(config.tree).data / f"{args.name}_{args.format}").expanduser()
+    if folder.resolve() == Path.cwd():
         raise UsageError(f"{folder} is the folder you are in, which can't be replaced; name another by --to")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and is not empty; name another by --to, or remove it")
     counts = {split: len(dataset.split(split)) for split in dataset.splits}
     with Progress(sum(counts.values()), "images written") as progress:
-        found = [*_written(dataset, folder, args.format, progress), f"paths.data={folder}"]
+        found = [*_written(dataset, folder.absolute(), args.format, progress), f"paths.data={folder}"]
     if args.json:
         sys.stdout.write(json.dumps({"folder": str(folder), "splits": counts, "overrides": found}) + "\n")
     else:
