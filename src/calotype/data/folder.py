@@ -19,7 +19,7 @@ import numpy as np
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import FileIndex, folder_index
 from calotype.data.source import ALIASES, Decoding, Fractions, ImageSource
-from calotype.errors import ConfigError, DataError
+from calotype.errors import DataError
 
 if TYPE_CHECKING:
     from calotype.types import IntArray
@@ -49,16 +49,8 @@ class ImageFolder:
         self.decoding = Decoding(self.mode, self.background, self.max_pixels)
         self.fractions = Fractions(self.val_fraction, self.test_fraction, self.split_seed)
         self.folders = _split_folders(self.top, self.layout)
-        drawn = {"val": self.val_fraction, "test": self.test_fraction}
-        for name, share in drawn.items():
-            if share and name in self.folders:
-                raise ConfigError(
-                    f"{self.top / self.folders[name]} is the {name} split already; leave {name}_fraction at 0",
-                    key=f"data.{name}_fraction",
-                )
-        self.splits: Sequence[str] = tuple(
-            name for name in ("train", "val", "test") if name in self.folders or drawn.get(name)
-        )
+        places = {name: self.top / folder for name, folder in self.folders.items()}
+        self.splits: Sequence[str] = self.fractions.splits(places)
         self.classes: Sequence[str] = tuple(_visible(self.top / self.folders["train"]))
         if not self.classes:
             raise DataError(f"{self.top / self.folders['train']} has no folder of a class in it")

@@ -63,16 +63,8 @@ class MaskFolder:
         self.mask_decoding = self._mask_decoding(self.classes)
         self.fractions = Fractions(self.val_fraction, self.test_fraction, self.split_seed)
         self.folders = _folders(self.top, self.images, self.masks)
-        drawn = {"val": self.val_fraction, "test": self.test_fraction}
-        for name, share in drawn.items():
-            if share and name in self.folders:
-                raise ConfigError(
-                    f"{self.top / self.folders[name].images} is the {name} split already; leave {name}_fraction at 0",
-                    key=f"data.{name}_fraction",
-                )
-        self.splits: Sequence[str] = tuple(
-            name for name in ("train", "val", "test") if name in self.folders or drawn.get(name)
-        )
+        places = {name: self.top / folder.images for name, folder in self.folders.items()}
+        self.splits: Sequence[str] = self.fractions.splits(places)
         self._indices: dict[str, FileIndex] = {}
         self._dealt: Mapping[str, IntArray] | None = None
 

@@ -147,6 +147,17 @@ class Fractions:
         """Whether a share is asked for."""
         return self.val > 0 or self.test > 0
 
+    def splits(self, folders: Mapping[str, Path]) -> tuple[str, ...]:
+        """The splits that have one of these folders, or a share. Raises ConfigError for one that has both."""
+        shares = {"val": self.val, "test": self.test}
+        for name, share in shares.items():
+            if share and name in folders:
+                raise ConfigError(
+                    f"{folders[name]} is the {name} split already; leave {name}_fraction at 0",
+                    key=f"data.{name}_fraction",
+                )
+        return tuple(name for name in ("train", "val", "test") if name in folders or shares.get(name))
+
     def deal(self, ids: IntArray) -> dict[str, IntArray]:
         """Rows of each split, ascending; splits whose share is 0 are left out. Raises DataError for an empty one."""
         drawn = uniform(ids, keys.key(self.seed, "split"))
