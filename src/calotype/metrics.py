@@ -20,12 +20,10 @@ import torch
 from torch import Tensor
 
 from calotype.errors import ConfigError
+from calotype.types import VOID
 
 if TYPE_CHECKING:
     from calotype.types import Prediction, Shard
-
-
-_VOID = 255
 
 
 class Summed:
@@ -192,14 +190,14 @@ def paired(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
 
     By 16-bit numbers up to 127 classes: for 8 pairs of 513 x 513 bytes 1.4 ms on a core (int64 3.1), by `confusion` 84.
     """
-    rows = _VOID + 1
+    rows = VOID + 1
     dtype = torch.int16 if rows * classes <= torch.iinfo(torch.int16).max else torch.int32
     pairs = target.to(dtype, copy=True).mul_(classes).add_(predicted.to(dtype)).flatten()
     size = rows * classes
     on_host = pairs.device.type == "cpu"
     counts = torch.bincount(pairs, minlength=size) if on_host else count(pairs.long(), size)
     table = counts.view(rows, classes)
-    return torch.cat([table[:classes], table[_VOID:]])
+    return torch.cat([table[:classes], table[VOID:]])
 
 
 def rank(logits: Tensor, label: Tensor) -> Tensor:

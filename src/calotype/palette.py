@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calotype.types import VOID
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 ALPHA = 0.4
 """How much of a colour is laid over an image."""
-VOID = 255
 COVER = 0.6
 """How much of a highlighted image its colours cover."""
 

@@ -24,6 +24,9 @@ Sample: TypeAlias = "dict[str, Any]"
 """One sample before batching: "image" is a tv_tensors.Image (C, H, W) uint8; "label" an int, "mask" a tv_tensors.Mask
 (H, W) int64, "boxes" a tv_tensors.BoundingBoxes (n, 4) with "labels" (n,) int64."""
 
+VOID = 255
+"""The id of a mask's pixels that count nowhere."""
+
 Counts: TypeAlias = "Mapping[str, float]"
 """How many items each loss term is divided by: images, valid pixels, matched boxes."""
 

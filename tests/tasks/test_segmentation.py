@@ -176,3 +176,8 @@ def test_values_that_are_of_no_pixel_and_no_image_are_refused() -> None:
 def test_more_classes_than_a_mask_can_tell_are_refused() -> None:
     with pytest.raises(ConfigError, match="there are 256 classes, and 255 is void"):
         Segmentation(Net(), [str(number) for number in range(256)])
+
+
+def test_class_weights_of_another_number_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"module\.loss\.loss\.weight: 2 class weights for 3 classes"):
+        Segmentation(Net(), CLASSES, CrossEntropyLoss([1.0, 2.0]))

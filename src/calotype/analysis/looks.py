@@ -18,7 +18,7 @@ from PIL import Image
 from calotype.analysis.duplicates import COLUMNS, ROWS, thumbnail
 from calotype.digest import Digest
 from calotype.errors import DataError
-from calotype.palette import VOID
+from calotype.types import VOID
 
 if TYPE_CHECKING:
     import numpy.typing as npt

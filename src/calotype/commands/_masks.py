@@ -19,6 +19,7 @@ from calotype.commands._predictions import Predicted, predictions
 from calotype.commands._progress import Progress
 from calotype.errors import RunFolderError, UsageError
 from calotype.files import replace_file
+from calotype.types import VOID
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calotype.commands._model import Model
-
-VOID = 255
 
 
 @dataclass(frozen=True, slots=True)

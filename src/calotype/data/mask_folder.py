@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import FileIndex, folder_index
 from calotype.data.masked import Beside, MaskDecoding, MaskedSource, check_classes, classes_in
-from calotype.data.masks import STORED, VOID, Meaning, palette
+from calotype.data.masks import STORED, Meaning, palette
 from calotype.data.source import ALIASES, Decoding, Fractions
 from calotype.errors import ConfigError, DataError
+from calotype.types import VOID
 
 if TYPE_CHECKING:
     from calotype.types import IntArray

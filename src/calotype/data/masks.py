@@ -21,6 +21,7 @@ from torchvision import tv_tensors
 from calotype.data.images import MAX_PIXELS
 from calotype.errors import ConfigError, DataError
 from calotype.palette import palette
+from calotype.types import VOID
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,8 +34,6 @@ FORMATS = ("PNG", "BMP", "TIFF")
 NUMBERS = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes whose values are the numbers."""
 
-VOID = 255
-"""The number of pixels that are of no class."""
 MOST_CLASSES = 255
 STORED = 1 << 16
 """Numbers that a file can hold."""

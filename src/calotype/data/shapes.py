@@ -22,6 +22,7 @@ from torchvision import tv_tensors
 from calotype import keys
 from calotype.data import layouts
 from calotype.errors import ConfigError, DataError
+from calotype.types import VOID
 
 if TYPE_CHECKING:
     from calotype.types import IntArray, Sample
@@ -30,7 +31,6 @@ Plane = npt.NDArray[np.float32]
 
 VISIBLE = 0.25
 """The part of a shape that has to be seen for it to have a box."""
-VOID = 255
 CONTRAST = 100.0
 """How far a shape's colour is from that of the texture, as a distance of RGB values."""
 

@@ -20,9 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from calotype.errors import ConfigError
-
-VOID = 255
-"""The id that padding has in a mask."""
+from calotype.types import VOID
 
 
 class RandomScaleCrop(v2.Transform):  # type: ignore[misc]

@@ -34,6 +34,7 @@ from calotype.tasks.gallery import (
     thumbnails,
     upright,
 )
+from calotype.types import VOID
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,8 +46,8 @@ Bytes = npt.NDArray[np.uint8]
 
 COLUMNS, SIDE, GAP = 8, 160, 4
 """Of a grid: columns, pixels of a thumbnail's side, pixels between thumbnails."""
-VOID, OUTSIDE = 255, -1
-"""In masks: the class that counts nowhere, and what a thumbnail of another shape leaves of its square."""
+OUTSIDE = -1
+"""What a thumbnail of another shape leaves of its square, in masks."""
 ROWS = ("image", "overlay", "prediction", "overlay", "ground truth")
 
 

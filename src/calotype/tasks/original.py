@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-VOID = 255
-"""The class of pixels that the network didn't see."""
+from calotype.types import VOID
 
 
 def restored(scores: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:

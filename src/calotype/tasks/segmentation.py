@@ -27,14 +27,11 @@ from calotype.tasks.deterministic import deterministic
 from calotype.tasks.gallery_segmentation import SegmentationGallery
 from calotype.tasks.original import restored
 from calotype.tasks.pixels import Pixels
-from calotype.types import Counts, Loss, Prediction, Term
+from calotype.types import VOID, Counts, Loss, Prediction, Term
 
 if TYPE_CHECKING:
     from calotype.tasks.inference import Logits
     from calotype.types import Metric, Shard
-
-VOID = 255
-"""The id of pixels that count nowhere."""
 
 
 class Segmentation(nn.Module):
@@ -69,6 +66,12 @@ class Segmentation(nn.Module):
         self.num_classes = len(self.classes)
         given = loss if isinstance(loss, Sum) else Sum({"loss": CrossEntropyLoss() if loss is None else loss})
         self.losses = nn.ModuleDict({name: _unreduced(term, name) for name, term in given.terms.items()})
+        for name, term in self.losses.items():
+            weight = _class_weights(term)
+            if weight is not None and len(weight) != self.num_classes:
+                raise ConfigError(
+                    f"{len(weight)} class weights for {self.num_classes} classes", key=f"module.loss.{name}.weight"
+                )
         self.weights, self.aux = given.weights, given.aux
         self.images = Pixels(normalize)
         self._metrics = {"iou": MeanIoU(self.classes)} if metrics is None else dict(metrics)
