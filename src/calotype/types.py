@@ -237,7 +237,8 @@ class Tracker(Protocol):
     """A mirror of a run. It may fail or be slow; the local files are the truth.
 
     Optional: with a true attribute `wants_images` it is given pictures of evaluations by `image`, with `wants_graph`
-    the network by `graph(nodes)`, a list of Node, once.
+    the network by `graph(nodes)`, a list of Node, once, with `wants_progress` how far an evaluation is, by
+    `progress(split, done, total)`, in samples.
     """
 
     def start(self, run: Any) -> None: ...

@@ -23,6 +23,7 @@ class Tracker:
     def __init__(self, *wanted: str) -> None:
         self.images: list[tuple[int, str, Any]] = []
         self.graphs: list[Any] = []
+        self.told: list[tuple[str, int, int]] = []
         for name in wanted:
             setattr(self, f"wants_{name}", True)
 
@@ -31,6 +32,9 @@ class Tracker:
 
     def graph(self, nodes: Any) -> None:
         self.graphs.append(nodes)
+
+    def progress(self, split: str, done: int, total: int) -> None:
+        self.told.append((split, done, total))
 
 
 class Counting:
@@ -66,15 +70,17 @@ class Shown(ToyClassification):
         self.gallery = make
 
 
-def watched(task: Any, *trackers: Tracker, evaluations: int = 2) -> tuple[list[Any], list[str]]:
+def watched(
+    task: Any, *trackers: Tracker, evaluations: int = 2, samples: int | None = None
+) -> tuple[list[Any], list[str]]:
     """The results of evaluations under watch, and what was warned of."""
     warnings: list[str] = []
     watcher = Watcher(Mirrors(trackers, warnings.append), task, lambda: False)  # type: ignore[arg-type]
     results = []
     for step in range(evaluations):
-        watch = watcher.watch()
+        watch = watcher.watch("val", samples)
         results.append(evaluate(task, Repeats(0, 1, 5), "val", Precision(32, CPU), lambda shard: shard, watch))
-        watch.show(step, "val")
+        watch.show(step)
     return results, warnings
 
 
@@ -83,6 +89,14 @@ def test_pictures_of_each_evaluation_go_to_those_that_want_them() -> None:
     _, warnings = watched(Shown(), keen, other)
     assert keen.images == [(0, "val/seen", (4, 4, 4)), (1, "val/seen", (4, 4, 4))]
     assert other.images == [] and keen.graphs == [] and warnings == []
+
+
+def test_who_wants_it_is_told_how_far_an_evaluation_is() -> None:
+    keen, other = Tracker("progress"), Tracker()
+    watched(ToyClassification(), keen, other, evaluations=1, samples=18)
+    assert keen.told == [("val", 4, 18), ("val", 8, 18), ("val", 12, 18)] and other.told == []
+    watched(ToyClassification(), untold := Tracker("progress"), evaluations=1)
+    assert untold.told == [], "where the number of samples is not known"
 
 
 def test_nothing_is_collected_when_nobody_looks() -> None:

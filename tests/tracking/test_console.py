@@ -107,6 +107,42 @@ def test_time_left_counts_from_the_first_point_of_this_process(run: FakeRun, clo
     assert times == ["0:01:00", "0:01:10, 0:00:10 left", "0:01:20"]
 
 
+def test_a_long_evaluation_tells_how_far_it_is(run: FakeRun, clock: Clock) -> None:
+    stream = io.StringIO()
+    tracker = Console(interval=10.0, stream=stream)
+    tracker.start(run)
+    tracker.log(20, {"train/loss": 0.5})
+    stream.truncate(0)
+    stream.seek(0)
+    for done in (*range(1, 31), *range(1, 13)):
+        clock.now += 1.0
+        tracker.progress("val", done, 30)
+    assert stream.getvalue().splitlines() == [
+        "val 10/30  0:00:09, 0:00:20 left",
+        "val 20/30  0:00:19, 0:00:10 left",
+        "val 1/30  0:00:00",
+        "val 11/30  0:00:10, 0:00:19 left",
+    ]
+
+
+def test_the_bar_tells_how_far_an_evaluation_is(run: FakeRun, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "160")
+    stream = Terminal()
+    tracker = Console(stream=stream)
+    tracker.start(run)
+    tracker.log(20, {"train/loss": 0.5})
+    tracker.progress("val", 8, 30)
+    tracker.progress("val", 9, 30)
+    clock.now += 1.0
+    tracker.progress("val", 10, 30)
+    drawn = stream.getvalue()
+    assert "val 8/30" in drawn and "val 9/30" not in drawn and "val 10/30  0:00:01, 0:00:10 left" in drawn
+    tracker.log(21, {"train/loss": 0.25})
+    tracker.close("done")
+    assert stream.getvalue().rindex("val 10/30") < stream.getvalue().rindex("train/loss 0.25")
+
+
 def test_a_terminal_gets_a_bar_with_the_latest_scalars(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "160")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import FileIndex, folder_index
@@ -38,7 +38,7 @@ class MaskFolder:
     classes' numbers, counted from `first`; those in `ignore` are void. Where they hold others, `ids` has the number or
     numbers of each class, in their order or by their names and void; where they hold colours, `colours` has (r, g, b)
     of each likewise, or is "voc" for that palette. `unnamed` says whether what those two leave out is an error or void.
-     The rest is as for ImageFolder. Raises ConfigError, or DataError for a root without the two folders.
+    The rest is as for ImageFolder. Raises ConfigError, or DataError for a root without the two folders.
     """
 
     root: str | Path
@@ -115,7 +115,9 @@ class MaskFolder:
     def _mask_decoding(self, classes: Sequence[str]) -> MaskDecoding:
         if self.unnamed not in ("error", NAME_OF_VOID):
             raise ConfigError(f"{self.unnamed!r} is not allowed; allowed: error, void", key="data.unnamed")
-        ignore = [self.ignore] if isinstance(self.ignore, int) else list(self.ignore)
+        if not isinstance(self.first, int):
+            raise ConfigError(f"{self.first!r} is no number", key="data.first")
+        ignore: list[Any] = [*self.ignore] if _listed(self.ignore) else [self.ignore]
         counted = (ignore, self.first) != ([VOID], 0)
         given = [name for name in ("colours", "ids") if getattr(self, name) is not None]
         if len(given) + counted > 1:
@@ -147,10 +149,16 @@ def _classes(given: Sequence[str] | int | None, top: Path) -> tuple[str, ...]:
         raise ConfigError(error.message, key="data.classes") from error
 
 
+def _listed(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def _by_class(given: Any, classes: Sequence[str], key: str) -> list[tuple[int, Any]]:
     """What a config says of each class, by their names or in their order, with the classes' numbers."""
     if isinstance(given, Mapping):
         return [(_number(name, classes, key), value) for name, value in given.items()]
+    if not _listed(given):
+        raise ConfigError(f"{given!r} is neither a list in the classes' order nor values by their names", key=key)
     if len(given) > len(classes):
         raise ConfigError(f"has {len(given)} entries for {len(classes)} classes", key=key)
     return [*enumerate(given)]
@@ -160,7 +168,7 @@ def _numbered(ids: Any, classes: Sequence[str]) -> dict[int, int]:
     """The class of each stored number. Raises ConfigError for what is no number, or a number of two classes."""
     found: dict[int, int] = {}
     for number, values in _by_class(ids, classes, "data.ids"):
-        for value in [values] if isinstance(values, int) else values:
+        for value in values if _listed(values) else [values]:
             if not isinstance(value, int) or not 0 <= value < STORED:
                 raise ConfigError(f"{value!r} is no number 0..{STORED - 1} of a mask", key="data.ids")
             if value in found:
@@ -188,8 +196,8 @@ def _colours(given: Any, classes: Sequence[str]) -> dict[tuple[int, int, int], i
         raise ConfigError(f"has no colour for {', '.join(missing[:NAMED])}", key="data.colours")
     found: dict[tuple[int, int, int], int] = {}
     for number, colour in named.items():
-        if len(colour) != 3 or not all(isinstance(level, int) and 0 <= level <= 255 for level in colour):
-            raise ConfigError(f"{list(colour)} is no red, green, blue of 0..255", key="data.colours")
+        if not _listed(colour) or len(colour) != 3 or not all(level in range(256) for level in colour):
+            raise ConfigError(f"{colour!r} is no red, green, blue of 0..255", key="data.colours")
         if tuple(colour) in found:
             raise ConfigError(f"{list(colour)} is the colour of two classes", key="data.colours")
         found[colour[0], colour[1], colour[2]] = number

@@ -307,7 +307,7 @@ class Trainer:
             self.observer.see(split.removesuffix("_eval"), shard)
             return self.options.placed(shard)
 
-        watch = self.watcher.watch()
+        watch = self.watcher.watch(split, getattr(loader, "samples", None))
         averaged = self.parts.ema.swapped() if self.parts.ema and split != "test" else nullcontext()
         with averaged, self.gradients.gathered():
             measured = evaluate(self.task, loader, split, self.precision, place, watch)
@@ -326,7 +326,7 @@ class Trainer:
         self.observer.event("evaluation", self.state.step, **values, metrics=dict(measured.metrics))
         self.observer.scalars(self.state.step, measured.scalars())
         self.state.results |= measured.scalars()
-        watch.show(self.state.step, measured.split)
+        watch.show(self.state.step)
 
     def test(self) -> None:
         """Measure the test split with the weights that `options.test` names, where there are both."""

@@ -1,8 +1,8 @@
-"""What trackers get of an evaluation besides numbers: pictures of its samples, and once the network's graph.
+"""What trackers get of an evaluation besides numbers: how far it is, pictures of its samples, once the network's graph.
 
-Only where a tracker asks for it (`wants_images`, `wants_graph`) and the task has something to show (`gallery`). It is
-drawn from predictions that are made anyway: no bit of the run changes. What fails here is told once and left out from
-then on; a run never stops for it.
+Only where a tracker asks for it (`wants_progress`, `wants_images`, `wants_graph`), and pictures where the task has
+something to show (`gallery`). They are drawn from predictions that are made anyway: no bit of the run changes. What
+fails here is told once and left out from then on; a run never stops for it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Watcher:
         self.pictures = hasattr(task, "gallery")
         self.drawn = False
 
-    def watch(self) -> Watch:
-        """The watch of one evaluation."""
-        return Watch(self)
+    def watch(self, split: str, samples: int | None = None) -> Watch:
+        """The watch of an evaluation of so many samples."""
+        return Watch(self, split, samples)
 
     def gallery(self) -> Gallery | None:
         """A fresh gallery, where there is one and somebody looks."""
@@ -52,9 +52,10 @@ class Watcher:
 class Watch(Bystander):
     """Sees what one evaluation sees."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, split: str, samples: int | None = None) -> None:
         super().__init__(watcher.world)
-        self.watcher = watcher
+        self.watcher, self.split, self.samples = watcher, split, samples
+        self.judged = 0
         self.gallery = watcher.gallery()
         self.sketch: Sketch | None = None
 
@@ -75,11 +76,14 @@ class Watch(Bystander):
 
     def seen(self, prediction: Prediction, shard: Shard) -> None:
         """A shard and what was predicted for it, on the device."""
+        self.judged += len(shard) * self.world.size
+        if self.samples is not None:
+            self.watcher.mirrors.offer("progress", "progress", self.split, min(self.judged, self.samples), self.samples)
         if self.gallery is not None and self.watcher.pictures:
             with self.watcher.careful("pictures"):
                 self.gallery.update(prediction, shard)
 
-    def show(self, step: int, split: str) -> None:
+    def show(self, step: int) -> None:
         """Give the trackers what was seen."""
         mirrors = self.watcher.mirrors
         if self.sketch is not None and self.sketch.nodes:
@@ -93,4 +97,4 @@ class Watch(Bystander):
             for name, picture in self.gallery.pictures().items():
                 if name in left_out:
                     continue
-                mirrors.offer("images", "image", step, f"{split}/{name}", picture)
+                mirrors.offer("images", "image", step, f"{self.split}/{name}", picture)

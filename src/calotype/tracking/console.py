@@ -1,8 +1,8 @@
 """Progress for whoever is watching: a bar on a terminal, plain lines anywhere else, always on stderr.
 
-Unusual choices: the bar moves at log points only. A thread that redraws it in between would be alive when the data
-loader forks its workers. And the time left is reckoned from the first log point of this process, so a resumed run
-doesn't count the steps that an earlier one did.
+Unusual choices: the bar moves at log points and between the batches of an evaluation only. A thread that redraws it
+would be alive when the data loader forks its workers. And the time left is reckoned from the first log point of this
+process, so a resumed run doesn't count the steps that an earlier one did.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any, Protocol, TextIO
 _ROUTINE = ("train/", "time/", "lr/")
 _HIDDEN = ("test/", "momentum/")
 _CLASSES = 8
+_REDRAW = 0.2
+"""Least seconds between two pictures of the bar within an evaluation."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class _Pace:
 class _View(Protocol):
     def write(self, text: str) -> None: ...
     def show(self, step: int, scalars: Mapping[str, float]) -> None: ...
+    def between(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -79,6 +82,12 @@ class _Lines:
             position = f"step {step}/{self._pace.total}" if self._pace.total else f"step {step}"
             self.write("  ".join(filter(None, [self._pace.epoch(step), position, times, _format(scalars)])))
 
+    def between(self, text: str) -> None:
+        """Write `text` if nothing was written for an interval."""
+        if time.monotonic() - self._printed_at >= self._interval:
+            self._printed_at = time.monotonic()
+            self.write(text)
+
     def close(self) -> None:
         pass
 
@@ -91,7 +100,7 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._pace = pace
-        self._latest = ""
+        self._latest, self._between_at = "", -math.inf
         columns = [BarColumn(bar_width=24), MofNCompleteColumn()]
         texts = [TextColumn("{task.fields[" + name + "]}", markup=False) for name in ("times", "scalars")]
         self._progress = Progress(
@@ -120,6 +129,12 @@ class _Bar:
         shown = self._latest if len(self._latest) <= left else self._latest[: max(0, left)].rpartition("  ")[0]
         self._progress.update(self._task, completed=step, description=epoch, times=times, scalars=shown, refresh=True)
 
+    def between(self, text: str) -> None:
+        """Show `text` where the scalars are, until they change."""
+        if time.monotonic() - self._between_at >= _REDRAW:
+            self._between_at = time.monotonic()
+            self._progress.update(self._task, scalars=text, refresh=True)
+
     def close(self) -> None:
         self._progress.stop()
 
@@ -133,11 +148,14 @@ class Console:
     cursor; NO_COLOR is honoured.
     """
 
+    wants_progress = True
+
     def __init__(self, interval: float = 10.0, stream: TextIO | None = None) -> None:
         self.interval = interval
         self._stream = stream
         self._view: _View | None = None
-        self._last = 0
+        self._evaluation: _Pace | None = None
+        self._last = self._judged = 0
 
     def start(self, run: Any) -> None:
         """Write the run's name, folder and header. Of `run` it reads those, `total_steps` and `steps_per_epoch`."""
@@ -158,6 +176,14 @@ class Console:
             shown = {name: value for name, value in shown.items() if not name.endswith("]")}
         if self._view is not None and (shown or not scalars):
             self._view.show(step, shown)
+
+    def progress(self, split: str, done: int, total: int) -> None:
+        """Show how far an evaluation is, if it takes long."""
+        if self._evaluation is None or self._evaluation.total != total or done <= self._judged:
+            self._evaluation = _Pace(total, 0)
+        self._judged = done
+        if self._view is not None and done < total:
+            self._view.between(f"{split} {done}/{total}  {self._evaluation.times(done)}")
 
     def image(self, step: int, name: str, image: Any) -> None:
         """Nothing: a console shows no images."""
