@@ -173,12 +173,13 @@ class Metric(Protocol):
     """A measurement over a split. `update` returns nothing and never waits for the device; `state` is additive.
 
     The engine makes a fresh metric for each batch and adds the states in batch order, so a value doesn't depend on who
-    computed which batch. `state` maps names to tensors of fixed shape (integers, or float64 on the CPU).
+    computed which batch. `state` maps names to tensors of fixed shape (integers, or float64 on the CPU), which are
+    added, and to lists of tensors, which are put one after another: what is known of single samples, with their ids.
     """
 
     def update(self, prediction: Prediction, shard: Shard) -> None: ...
-    def state(self) -> dict[str, Tensor]: ...
-    def compute(self, state: Mapping[str, Tensor]) -> dict[str, Any]: ...
+    def state(self) -> Mapping[str, Tensor | list[Tensor]]: ...
+    def compute(self, state: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
 
 class Gallery(Protocol):
@@ -195,7 +196,8 @@ class Task(Protocol):
     """Owns network and criterion; an `nn.Module` whose `network` attribute is the part that is saved as the model.
 
     `counts` reads the targets alone. `forward` gets the batch's total counts and returns a Loss already divided by
-    them.
+    them. A batch that counts 0 of everything moves no weight; `learns_from` names the counts that this is about, where
+    it isn't all of them.
     `metrics` maps names to factories of fresh metrics; metric names become `split/name`. Optional: `evaluate(shard,
     counts)` gives loss and prediction from one pass, `gallery()` a fresh Gallery; an attribute `inference`, None, is
     set to what asks the network at evaluation and prediction; `predicts` names the field that files are predicted by:

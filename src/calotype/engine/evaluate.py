@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -68,22 +68,25 @@ class Evaluation:
 _Name = tuple[str, str]
 """A metric and an entry of its state; of the loss, "" and a term, and "#" and what the term is divided by."""
 
+_Value = Tensor | list[Tensor]
+"""A sum; or what is put one after another, as lists are by `+`."""
+
 
 class _Sums:
     """The additive states of an evaluation.
 
-    Integers add up to the same in any order. What is rounded is added in the order of the batches; of several processes
-    each keeps its own batches apart until all are `joined`.
+    Integers add up to the same in any order. What is rounded is added in the order of the batches, and lists are put
+    one after another; of several processes each keeps its own batches apart until all are `joined`.
     """
 
     def __init__(self, factories: Mapping[str, Callable[[], Metric]], *, joint: bool) -> None:
         self.factories, self.joint = factories, joint
-        self.total: dict[_Name, Tensor] = {}
-        self.apart: list[dict[_Name, Tensor]] = []
+        self.total: dict[_Name, _Value] = {}
+        self.apart: list[dict[_Name, _Value]] = []
         self.weights: dict[str, float] = {}
 
     def add(self, loss: Loss, prediction: Prediction, shard: Shard) -> None:
-        found: dict[_Name, Tensor] = {}
+        found: dict[_Name, _Value] = {}
         for name, factory in self.factories.items():
             metric = factory()
             metric.update(prediction, shard)
@@ -91,7 +94,7 @@ class _Sums:
         for name, term in loss.terms.items():
             found["", name], found["#", name] = term.sum.double(), torch.tensor(term.count, dtype=torch.float64)
             self.weights[name] = term.weight
-        rounded = {name: value for name, value in found.items() if self.joint and value.is_floating_point()}
+        rounded = {name: value for name, value in found.items() if self.joint and _in_order(value)}
         merge(self.total, {name: value for name, value in found.items() if name not in rounded})
         if self.joint:
             self.apart.append(rounded)
@@ -100,8 +103,8 @@ class _Sums:
         means = {}
         for (metric, name), value in self.total.items():
             if metric == "":
-                count = float(self.total["#", name])
-                means[name] = float(value) / count if count else 0.0
+                count = float(cast(Tensor, self.total["#", name]))
+                means[name] = float(cast(Tensor, value)) / count if count else 0.0
         results: dict[str, Any] = dict(means) if len(means) > 1 else {}
         if means:
             results["loss"] = sum(mean * self.weights[name] for name, mean in means.items())
@@ -118,11 +121,12 @@ class _Sums:
 
     def word(self) -> bytes:
         """What this process found, for the others."""
-        names, tensors = list[tuple[int, str, str]](), dict[str, Tensor]()
+        names, tensors = list[tuple[int, str, str, bool]](), dict[str, Tensor]()
         for batch, found in enumerate([self.total, *self.apart]):
-            for name, value in found.items():
-                tensors[str(len(names))] = value
-                names.append((batch, *name))
+            for (metric, key), value in found.items():
+                for part in value if isinstance(value, list) else [value]:
+                    tensors[str(len(names))] = part
+                    names.append((batch, metric, key, isinstance(value, list)))
         head = json.dumps({"names": names, "weights": self.weights}).encode()
         return head + b"\n" + to_bytes(tensors)
 
@@ -131,9 +135,10 @@ class _Sums:
         whole, dealt = _Sums(self.factories, joint=False), []
         for word in words:
             head, _, rest = word.partition(b"\n")
-            about, tensors, batches = json.loads(head), from_bytes(rest), dict[int, dict[_Name, Tensor]]()
-            for place, (batch, metric, key) in enumerate(about["names"]):
-                batches.setdefault(batch, {})[metric, key] = tensors[str(place)].to(device)
+            about, tensors, batches = json.loads(head), from_bytes(rest), dict[int, dict[_Name, _Value]]()
+            for place, (batch, metric, key, listed) in enumerate(about["names"]):
+                value = tensors[str(place)].to(device)
+                merge(batches.setdefault(batch, {}), {(metric, key): [value] if listed else value})
             whole.weights |= about["weights"]
             merge(whole.total, batches.pop(0, {}))
             dealt.append([batches.get(batch, {}) for batch in range(1, 1 + max(batches, default=0))])
@@ -141,6 +146,11 @@ class _Sums:
             for found in row:
                 merge(whole.total, found)
         return whole
+
+
+def _in_order(value: _Value) -> bool:
+    """Whether the order of batches matters to a sum."""
+    return isinstance(value, list) or value.is_floating_point()
 
 
 def check_monitor(task: Task, monitor: str, *, measured: bool, followed: bool) -> None:

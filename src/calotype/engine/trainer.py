@@ -151,7 +151,7 @@ class Trainer:
         if self.options.clip is not None:
             clip(gradients, norm, self.options.clip)
         found_inf = self.guard.check(loss, norm)
-        if counts and not any(counts.values()):
+        if counts and not any(counts[name] for name in getattr(self.task, "learns_from", counts)):
             # nothing to learn from, such as no box in the whole batch; decay and momentum alone move no weight
             found_inf = True
         # told at log points, which are known beforehand; the schedule sets the next step's before they are written
