@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.losses import CrossEntropyLoss, DiceLoss, FocalLoss
+from calotype.losses import CrossEntropyLoss, DiceLoss, FocalLoss, MultiBoxLoss
 
 LOGITS = torch.tensor([[1.0, 2, 3, 4], [4, 3, 5, 1]])
 TARGETS = torch.tensor([3, 0])
@@ -132,3 +134,64 @@ def test_dice_is_0_where_the_prediction_is_right_and_1_where_it_is_wrong() -> No
     right = F.one_hot(target, 2).movedim(-1, 1) * 200.0
     assert DiceLoss()(right, target).item() == pytest.approx(0.0, abs=1e-6)
     assert DiceLoss(smooth=1e-9)(-right, target).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def multibox(count: int, seed: int = 0, classes: int = 4, boxes: int = 50) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Offsets, logits, wanted offsets and labels; image k has 3 k boxes that stand for something."""
+    drawn = torch.Generator().manual_seed(seed)
+    offsets, wanted = torch.randn(2, count, 4, boxes, generator=drawn)
+    logits = torch.randn(count, classes, boxes, generator=drawn)
+    labels = torch.zeros(count, boxes, dtype=torch.int64)
+    for row in range(count):
+        places = torch.randperm(boxes, generator=drawn)[: 3 * row]
+        labels[row, places] = torch.randint(1, classes, (len(places),), generator=drawn)
+    return offsets, logits, wanted, labels
+
+
+@pytest.mark.parametrize("positives", [1, 7, 2183])
+def test_multibox_of_zero_logits_at_the_right_places_is_4_ln_81(positives: int) -> None:
+    labels = torch.zeros(1, 8732, dtype=torch.int64)
+    labels[0, :positives] = 1 + torch.arange(positives) % 80
+    place = torch.zeros(1, 4, 8732)
+    where, what = MultiBoxLoss()(place, torch.zeros(1, 81, 8732), place, labels)
+    assert where.tolist() == [0.0]
+    assert what.item() == pytest.approx(4 * math.log(81), rel=1e-6) == pytest.approx(17.577797, abs=1e-5)
+
+
+def test_multibox_is_the_papers_formula() -> None:
+    offsets, logits, wanted, labels = multibox(6)
+    where, what = MultiBoxLoss()(offsets, logits, wanted, labels)
+    for row in range(6):
+        stands = labels[row] > 0
+        count = int(stands.sum())
+        kind = F.cross_entropy(logits[row].T, labels[row], reduction="none")
+        hardest = kind[~stands].sort(descending=True).values[: 3 * count]
+        place = F.smooth_l1_loss(offsets[row][:, stands], wanted[row][:, stands], reduction="sum")
+        assert where[row].item() == pytest.approx(place.item() / max(count, 1), rel=1e-5)
+        assert what[row].item() == pytest.approx((kind[stands].sum() + hardest.sum()).item() / max(count, 1), rel=1e-5)
+
+
+def test_multibox_of_an_image_without_boxes_is_0_and_so_is_its_gradient() -> None:
+    offsets, logits, wanted, labels = multibox(1)
+    wanted[:] = math.inf
+    offsets.requires_grad_(), logits.requires_grad_()
+    where, what = MultiBoxLoss()(offsets, logits, wanted, labels)
+    (where + what).sum().backward()
+    assert where.tolist() == what.tolist() == [0.0]
+    assert offsets.grad is not None and not offsets.grad.any() and not logits.grad.any()
+
+
+def test_multibox_takes_no_more_negatives_than_there_are_and_of_equal_ones_the_first() -> None:
+    logits, place = torch.zeros(1, 3, 10, requires_grad=True), torch.zeros(1, 4, 10)
+    labels = torch.zeros(1, 10, dtype=torch.int64)
+    labels[0, 5] = 2
+    MultiBoxLoss(2)(place, logits, place, labels)[1].sum().backward()
+    assert torch.nonzero(logits.grad[0].any(0)).flatten().tolist() == [0, 1, 5]
+    labels[0, :8] = 1
+    _, what = MultiBoxLoss()(place, logits, place, labels)
+    assert what.item() == pytest.approx(10 / 8 * math.log(3))
+
+
+def test_multibox_refuses_a_negative_number_of_negatives() -> None:
+    with pytest.raises(ValueError, match="negatives is -1"):
+        MultiBoxLoss(-1)

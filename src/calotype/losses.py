@@ -166,6 +166,39 @@ class OHEMCrossEntropyLoss(nn.Module):
         return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[self.reduction]
 
 
+class MultiBoxLoss(nn.Module):
+    """What a detector of the SSD kind is trained by: per image the smooth L1 loss of the offsets of default boxes that
+    stand for an object, and the cross-entropy of these and of the hardest others, `negatives` for each, both divided by
+    the number of those that stand for an object; 0 for an image that has none.
+
+    Source: W. Liu et al., SSD: Single Shot MultiBox Detector, arXiv:1512.02325.
+    """
+
+    def __init__(self, negatives: float = 3.0) -> None:
+        super().__init__()
+        if negatives < 0:
+            raise ValueError(f"negatives is {negatives}, and must be at least 0")
+        self.negatives = negatives
+
+    def forward(self, offsets: Tensor, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of places and of classes, each (n,). `offsets` and `wanted` are (n, 4, A), `logits` (n, C, A), where class 0
+        is nothing, `labels` (n, A) int64.
+        """
+        stands = labels > 0
+        count = stands.sum(1, keepdim=True)
+        place = F.smooth_l1_loss(offsets.to(_at_least_float32(offsets)), wanted, reduction="none").sum(1)
+        log_p = F.log_softmax(logits, dim=1, dtype=_at_least_float32(logits))
+        kind = -log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+        hardness = kind.detach().masked_fill(stands, -1.0)
+        ranked = hardness.sort(dim=1, descending=True, stable=True).indices
+        first = torch.arange(labels.shape[1], device=labels.device) < self.negatives * count
+        hard = torch.zeros_like(stands).scatter(1, ranked, first.expand_as(stands))
+        divisor = count.squeeze(1).clamp(min=1)
+        # what doesn't count is cut out rather than multiplied by 0: it may be infinite
+        place = torch.where(stands, place, 0).sum(1) / divisor
+        return place, torch.where(stands | hard, kind, 0).sum(1) * (count.squeeze(1) > 0) / divisor
+
+
 class Sum(nn.Module):
     """Several losses of one prediction, each logged by its name: the sum of `weights` times `terms`, 1 where none is
     given; of an auxiliary head `aux` times as much. A task divides each by what it is made of.

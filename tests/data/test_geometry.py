@@ -46,7 +46,7 @@ def chain(*transforms: Any) -> Any:
 
 
 def answered(image: Tensor, *transforms: Any) -> Tensor:
-    sample, affine = traced(chain(*transforms), image)
+    sample, affine = traced(chain(*transforms), {"image": image})
     assert set(sample) == {"image"}
     size = (image.shape[-2], image.shape[-1])
     return restored(torch.as_tensor(sample["image"]).as_subclass(torch.Tensor), affine, size)
@@ -106,7 +106,7 @@ def test_resized_and_cut() -> None:
 
 
 def test_a_small_part_is_followed_too() -> None:
-    _, affine = traced(v2.CenterCrop(30), scores((300, 300)))
+    _, affine = traced(v2.CenterCrop(30), {"image": scores((300, 300))})
     assert torch.allclose(affine, torch.tensor([[1.0, 0, -135], [0, 1, -135]], dtype=torch.float64))
 
 
@@ -115,7 +115,7 @@ def test_clamped_boxes_are_left_out() -> None:
         sample = v2.CenterCrop(20)(sample)
         return {**sample, "points": v2.ClampBoundingBoxes(clamping_mode="hard")(sample["points"])}
 
-    _, affine = traced(clamped, scores((40, 40)))
+    _, affine = traced(clamped, {"image": scores((40, 40))})
     assert torch.allclose(affine, torch.tensor([[1.0, 0, -10], [0, 1, -10]], dtype=torch.float64))
 
 
@@ -145,7 +145,7 @@ def test_a_transform_that_knows_no_boxes_moved_nothing_if_the_size_stayed(loses:
 def test_what_can_not_be_undone_is_refused(transform: Any, message: str) -> None:
     torch.manual_seed(0)
     with pytest.raises(DataError, match=message):
-        traced(transform, scores((9, 7)))
+        traced(transform, {"image": scores((9, 7))})
 
 
 def test_an_error_of_the_transforms_is_theirs() -> None:
@@ -153,7 +153,7 @@ def test_an_error_of_the_transforms_is_theirs() -> None:
         raise ValueError("no such image")
 
     with pytest.raises(ValueError, match="no such image"):
-        traced(fails, scores((9, 7)))
+        traced(fails, {"image": scores((9, 7))})
 
 
 @pytest.mark.parametrize("height", range(40, 50))
@@ -161,7 +161,7 @@ def test_an_error_of_the_transforms_is_theirs() -> None:
 def test_a_centre_crop_that_is_larger_is_followed_to_the_pixel(height: int, width: int) -> None:
     """torchvision moves boxes by one more than the image of some sizes."""
     image = tv_tensors.Image(torch.randint(1, 256, (3, height, width), dtype=torch.uint8))
-    sample, affine = traced(v2.CenterCrop(53), image)
+    sample, affine = traced(v2.CenterCrop(53), {"image": image})
     (scale, _, left), (_, _, top) = affine.tolist()
     left, top = round(left), round(top)
     assert scale == pytest.approx(1)

@@ -237,7 +237,7 @@ def load_data(
     transforms = build(settings.data.eval_transforms, "data.eval_transforms")
 
     def held_out(split: str, limit: int | None, sample: int | None) -> Any:
-        reader = pipeline.ShardReader(sources[split], transforms, seed=settings.seed)
+        reader = pipeline.ShardReader(sources[split], transforms, seed=settings.seed, judges=True)
         return pipeline.eval_loader(reader, settings.data, limit=limit, sample=sample, pin=pin, part=part)
 
     batch_transforms = [

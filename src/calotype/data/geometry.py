@@ -34,20 +34,20 @@ FIRST, SAMPLED = 1000, 1000
 IDENTITY = torch.eye(2, 3, dtype=torch.float64)
 
 
-def traced(transform: Callable[[Sample], Sample], image: Tensor) -> tuple[Sample, Tensor]:
-    """A sample of an image (C, H, W) alone after `transform`, and how it moved: (2, 3) float64, which takes an (x, y)
-    of the file, in pixels from its upper left corner, to that of the transformed image.
+def traced(transform: Callable[[Sample], Sample], given: Sample) -> tuple[Sample, Tensor]:
+    """A sample after `transform`, and how its image (C, H, W) moved: (2, 3) float64, which takes an (x, y) of the file,
+    in pixels from its upper left corner, to that of the transformed image.
 
     Transforms that know no boxes have moved nothing if the size stayed. Raises DataError with the reason where they
     changed it, and where the map isn't one of scale, shift, flip and turns by 90 degrees.
     """
-    size = _size(image)
+    size = _size(given["image"])
     before = _points(size)
     try:
-        sample = transform({"image": image, "points": _boxes(before, size), "pixels": _numbered(size)})
+        sample = transform({**given, "points": _boxes(before, size), "pixels": _numbered(size)})
         after, pixels = sample.pop("points", None), sample.pop("pixels", None)
     except Exception:  # noqa: BLE001 - a transform may stumble over boxes in any way; without them it gets to say why
-        sample, after, pixels = transform({"image": image}), None, None
+        sample, after, pixels = transform(dict(given)), None, None
     now = _size(sample["image"])
     if isinstance(after, tv_tensors.BoundingBoxes) and len(after) == len(before) and tuple(after.canvas_size) == now:
         return sample, _moved(_fitted(before, _centres(after), now), pixels, size, now)

@@ -195,7 +195,7 @@ class FileReader(ShardReader):
             original = self.source[position]["image"]
             kept = {"original": plain(original).clone()} if self.how.keep else {}
             size = torch.tensor(original.shape[-2:])
-            sample, affine = traced(lambda sample: self.transformed(sample, position, 0), original)
+            sample, affine = traced(lambda sample: self.transformed(sample, position, 0), {"image": original})
         return {"image": plain(sample["image"]), "original_size": size, "affine": affine, **kept}
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate, get_worker_info
 
+from calotype.data.geometry import traced
 from calotype.digest import Digest
 from calotype.errors import CalotypeError, DataError
 from calotype.keys import key, seed_everything
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from calotype.data.order import ShardPlan
     from calotype.types import DigestArray, IntArray
 
-RAGGED = frozenset({"boxes", "labels"})
+RAGGED = frozenset({"boxes", "labels", "truth"})
 """Fields whose length differs from sample to sample: they stay lists of tensors."""
 
-Transform = Callable[[Sample], Sample]
+Transform = Callable[..., Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,16 @@ def naming(source: Source, position: int) -> Iterator[None]:
 
 
 class ShardReader:
-    """Maps a ShardPlan to a Shard, or to a Failure that names the sample."""
+    """Maps a ShardPlan to a Shard, or to a Failure that names the sample.
 
-    def __init__(self, source: Source, transforms: Sequence[Transform] = (), *, seed: int = 0) -> None:
-        self.source, self.transforms, self.seed = source, tuple(transforms), seed
+    What a source gives to judge by ("truth") is kept where it `judges`, with "affine", how the image came from its
+    file's pixels, and left out elsewhere.
+    """
+
+    def __init__(
+        self, source: Source, transforms: Sequence[Transform] = (), *, seed: int = 0, judges: bool = False
+    ) -> None:
+        self.source, self.transforms, self.seed, self.judges = source, tuple(transforms), seed, judges
 
     def __getitem__(self, plan: ShardPlan) -> Shard | Failure:
         try:
@@ -95,16 +102,28 @@ class ShardReader:
         with naming(self.source, position):
             sample = self.source[position]
             contents = content_digest(sample)
-            sample = self.transformed(sample, position, epoch, occurrence)
-        return sample, contents
+            truth = sample.pop("truth", None)
+            if truth is None or not self.judges:
+                return self.transformed(sample, position, epoch, occurrence), contents
+            sample, affine = traced(lambda given: self.transformed(given, position, epoch, occurrence), sample)
+        return {**sample, "truth": truth, "affine": affine}, contents
 
     def transformed(self, sample: Sample, position: int, epoch: int, occurrence: int = 0) -> Sample:
         """A stored sample after the transforms, which draw under its key."""
         if self.transforms:
             seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), occurrence, 0))
         for transform in self.transforms:
-            sample = transform(sample)
+            wanted = getattr(transform, "partners", 0)
+            sample = transform(sample, self._partners(wanted)) if wanted else transform(sample)
         return sample
+
+    def _partners(self, count: int) -> list[Sample]:
+        """Stored samples drawn under the key of the one that is read, for a transform that puts several together."""
+        samples = []
+        for position in torch.randint(len(self.source), (count,)).tolist():
+            with naming(self.source, position):
+                samples.append(self.source[position])
+        return samples
 
     def _joined(self, name: str, values: list[Any], plan: ShardPlan) -> torch.Tensor | list[torch.Tensor]:
         if name in RAGGED:

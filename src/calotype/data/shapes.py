@@ -143,7 +143,11 @@ class ShapesSource:
             format=tv_tensors.BoundingBoxFormat.XYXY,
             canvas_size=(self.data.size, self.data.size),
         )
-        return sample | {"boxes": found, "labels": torch.from_numpy(drawn.labels)}
+        return sample | {
+            "boxes": found,
+            "labels": torch.from_numpy(drawn.labels),
+            "truth": torch.from_numpy(drawn.truth),
+        }
 
     def name(self, position: int) -> str:
         """The sample's id."""
@@ -170,6 +174,13 @@ class Drawing:
     def labels(self) -> IntArray:
         """The classes of the boxes, (n,), of which 0 is no background."""
         return self.classes[self.seen] - 1
+
+    @property
+    def truth(self) -> npt.NDArray[np.float64]:
+        """The boxes to judge by, (n, 7): xyxy, class, no flags, the pixels that are seen."""
+        areas = [(self.owner == number).sum() for number in self.seen]
+        columns = [self.boxes, self.labels, np.zeros(len(self.seen)), np.array(areas)]
+        return np.column_stack(columns).astype(np.float64).reshape(-1, 7)
 
     def mask(self, border: int = 0) -> IntArray:
         """The class of every pixel, 0 for the background; 255 within `border` pixels of an edge."""

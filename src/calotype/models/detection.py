@@ -147,8 +147,10 @@ class ResNetTrunk(nn.Module):
         for name in names:
             self.add_module(name, parts[name])
         for module in parts["layer3"][0].modules():  # type: ignore[index]
-            if isinstance(module, nn.Conv2d | nn.AvgPool2d) and module.stride not in (1, (1, 1)):
+            if isinstance(module, nn.Conv2d) and module.stride != (1, 1):
                 module.stride = (1, 1)
+            elif isinstance(module, nn.AvgPool2d):
+                module.kernel_size = module.stride = 1
         self.channels = _width(parts["layer3"])
 
     def forward(self, image: Tensor) -> Tensor:
