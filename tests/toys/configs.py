@@ -54,6 +54,16 @@ def _segmentation() -> dict[str, Any]:
     }
 
 
+def _detection() -> dict[str, Any]:
+    """The real task: default boxes, hard negatives, images without boxes, suppression, average precision."""
+    return {
+        "_target_": "calotype.tasks.detection.Detection",
+        "network": {"_target_": "tests.toys.detection.ToySSD", "num_classes": None},
+        "normalize": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]},
+        "monitor": "val/mAP",
+    }
+
+
 def toy(task: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """The config tree of a toy task; `sections` are merged over it (trainer={...}, data={...}, ...)."""
     flip = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}
@@ -96,6 +106,13 @@ def toy(task: str, root: Path, runs: Path, /, **sections: dict[str, Any]) -> dic
         tree["data"]["train_transforms"] += [
             {"_target_": "calotype.data.transforms.RandomScaleCrop", "size": 12, "scale": [0.6, 1.6], "pad_to": 14},
             {"_target_": "calotype.data.transforms.RandomBlur"},
+        ]
+    if task == "detection":
+        tree["module"] |= _detection()
+        tree["data"]["train_transforms"] += [
+            {"_target_": "calotype.data.box_transforms.Mosaic", "size": 20, "p": 0.4},
+            {"_target_": "calotype.data.box_transforms.SSDCrop"},
+            {"_target_": "torchvision.transforms.v2.Resize", "size": [16, 16]},
         ]
     for name, values in sections.items():
         tree[name] = {**tree[name], **values}

@@ -100,7 +100,10 @@ class Split:
     def _boxes(self, index: int) -> dict[str, Any]:
         found = torch.tensor(objects(index), dtype=torch.float32).reshape(-1, 5)
         boxes = tv_tensors.BoundingBoxes(found[:, :4], format="XYXY", canvas_size=(SIZE, SIZE))
-        return {"boxes": boxes, "labels": found[:, 4].long()}
+        about = torch.zeros(len(found), 2)
+        about[:, 1] = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+        truth = torch.cat([found, about], 1).double()
+        return {"boxes": boxes, "labels": found[:, 4].long(), "truth": truth}
 
 
 class Jitter:
