@@ -63,7 +63,10 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--benchmark-warmup", type=int, default=20)
     add("--dry-run", action="store_true", help="print the overrides and end")
     add("overrides", nargs="*", help="key=value of Calotype's config, which come last")
-    return parser.parse_args(words)
+    found = parser.parse_args(words)
+    if found.mode in ("evaluation", "benchmark-inference") and not found.checkpoint:
+        parser.error(f"--mode {found.mode} needs --checkpoint RUN")
+    return found
 
 
 def overrides(args: argparse.Namespace, processes: int) -> list[str]:
@@ -116,8 +119,6 @@ def measured(args: argparse.Namespace, chosen: Sequence[str]) -> dict[str, Any]:
             chosen = [text for text in chosen if text.startswith("paths.")]
         result = calotype.train(*chosen, resume=args.checkpoint)
         return {**result.metrics, "run": str(result.folder), "step": result.step}
-    if not args.checkpoint:
-        raise SystemExit("ssd300: --mode evaluation and benchmark-inference need --checkpoint RUN")
     model, began = calotype.load(args.checkpoint), time.perf_counter()
     found = model.evaluate("val")
     return {**found.scalars(), "images_per_s": found.count / (time.perf_counter() - began)}
