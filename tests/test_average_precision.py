@@ -237,6 +237,7 @@ def test_nothing_is_printed_and_nothing_warns(backend: Backend, capfd: pytest.Ca
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_the_number_of_threads_changes_no_bit() -> None:
     program = "from tests.boxes_drawn import digest_of_tables; print(digest_of_tables())"
     about = {**os.environ, "RAYON_NUM_THREADS": "5", "PYTHONPATH": os.pathsep.join(sys.path)}
