@@ -160,3 +160,34 @@ def test_what_is_rounded_is_added_in_the_order_of_the_batches_whoever_had_them()
     joined = _Sums({}, joint=False).joined(words, torch.device("cpu"))
     assert joined.results() == sums([large, 1.0, -large], joint=False).results() == {"loss": 0.0}
     assert sums([large, -large, 1.0], joint=False).results() != joined.results()
+
+
+def test_lists_are_put_one_after_another_in_the_order_of_the_batches_whoever_had_them() -> None:
+    class Kept:
+        """Every value, and none of a shard that has none."""
+
+        def __init__(self) -> None:
+            self.rows: list[Tensor] = []
+
+        def update(self, prediction: Prediction, shard: Shard) -> None:
+            self.rows.append(shard["value"])
+
+        def state(self) -> dict[str, list[Tensor]]:
+            return {"rows": self.rows}
+
+        def compute(self, state: Mapping[str, list[Tensor]]) -> dict[str, Any]:
+            return {"rows": torch.cat(state["rows"]).tolist(), "kind": str(state["rows"][0].dtype)}
+
+    def kept(batches: list[list[int]], *, joint: bool) -> _Sums:
+        found = _Sums({"kept": Kept}, joint=joint)
+        for ids in batches:
+            shard = Shard(np.array(ids), {"value": torch.tensor(ids, dtype=torch.int64)})
+            found.add(Loss(torch.zeros(()), {}), Prediction(shard.ids, {}), shard)
+        return found
+
+    batches = [[1 << 61, 5], [], [3], [(1 << 61) + 1, 0], [9]]
+    whole = kept(batches, joint=False).results()
+    assert whole == {"rows": [1 << 61, 5, 3, (1 << 61) + 1, 0, 9], "kind": "torch.int64"}
+    for size in (2, 3, 7):
+        words = [kept(batches[rank::size], joint=True).word() for rank in range(size)]
+        assert _Sums({"kept": Kept}, joint=False).joined(words, CPU).results() == whole
