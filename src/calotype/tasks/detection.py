@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from calotype.average_precision import AveragePrecision
 from calotype.boxes import brought_back, corners, decoded, encoded, matched, solid, suppressed
 from calotype.errors import ConfigError, DataError
 from calotype.losses import MultiBoxLoss
@@ -69,7 +70,7 @@ class Detection(nn.Module):
         self.match, self.score, self.overlap, self.most = match, score, overlap, most
         self.learns_from = ("boxes",) if self.anchored else ("images",)
         self.images = Pixels(normalize)
-        self._metrics = dict(metrics or {})
+        self._metrics = {"ap": AveragePrecision(self.classes)} if metrics is None else dict(metrics)
 
     def counts(self, shard: Shard) -> dict[str, float]:
         """The shard's images, and the boxes to learn from. Raises DataError naming a sample with an unknown class."""
