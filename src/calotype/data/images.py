@@ -15,6 +15,7 @@ import re
 import struct
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -38,6 +39,8 @@ MAX_PIXELS = 100_000_000
 Pillow still refuses 179 million in any format but JPEG.
 """
 
+HEADER = 1 << 16
+"""Bytes in which a JPEG's header is looked for first."""
 FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG")
 _BEGINNING = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|II\*\0|MM\0\*", re.DOTALL)
 ORIENTATION = 0x0112
@@ -70,6 +73,32 @@ def problem(content: bytes, mode: Mode = "RGB", max_pixels: int = MAX_PIXELS) ->
     except DataError as error:
         return error.message
     return None
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Height and width of the image in a file, as `decode` would turn it, read from its header; None where that can't
+    be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(HEADER)
+            if data.startswith(b"\xff\xd8\xff") and (found := _jpeg_size(data) or _jpeg_size(data + file.read())):
+                return found
+            file.seek(0)
+            with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
+                width, height = image.size
+                turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
+                return (width, height) if turned else (height, width)
+    except Exception:  # noqa: BLE001 - its parsers raise whatever a damaged file makes them stumble over
+        return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError):
+        return None
+    return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
