@@ -88,9 +88,10 @@ class BoxTable:
     Columns are found by their usual names (image, class, x_min, ...; image_id, width, height, split, area, crowd,
     difficult, truncated where they are there); `columns` maps them to other names, or to null for none. `format` is
     xyxy, xywh (left, top, width, height) or cxcywh (of the centre), in pixels, or `normalised` to parts of the image.
-    `classes` are the names, by default those in the table, sorted, or numbers where it has numbers. Without a column
-    split, `val_fraction` and `test_fraction` are drawn by `split_seed`. `crowd`, `difficult`: whether those are trained
-    on. `mode`, `background`, `max_pixels` as in `images.decode`. Raises DataError naming the lines that are wrong.
+    `classes` are the names, by default the lines of `root`/classes.txt, without it those in the table, sorted, or
+    numbers where it has numbers. Without a column split, `val_fraction` and `test_fraction` are drawn by `split_seed`.
+    `crowd`, `difficult`: whether those are trained on. `mode`, `background`, `max_pixels` as in `images.decode`. Raises
+    DataError naming the lines that are wrong.
     """
 
     root: str | Path
@@ -254,6 +255,8 @@ class _Rows:
         names = [name for name in self.names if name]
         if given is not None:
             return box_classes.given(given)
+        if (self.top / "classes.txt").is_file():
+            return box_classes.lines(self.top / "classes.txt")
         if names and all(map(is_number, names)):
             return tuple(str(number) for number in range(1 + max(map(int, names))))
         if not names:

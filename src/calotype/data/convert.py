@@ -25,7 +25,7 @@ from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, 
 from calotype.data.boxed import BoxedSource
 from calotype.data.images import size_of
 from calotype.data.index import file_id
-from calotype.data.layouts import voc_annotation, write_lists
+from calotype.data.layouts import voc_annotation, write_classes, write_lists
 from calotype.errors import DataError
 
 LARGEST_ID = 1 << 53
@@ -192,7 +192,7 @@ class _VOC(Layout):
 
     def finish(self) -> None:
         write_lists(self.folder / "ImageSets" / "Main", self.lists)
-        (self.folder / "classes.txt").write_text("".join(f"{name}\n" for name in self.classes), encoding="utf-8")
+        write_classes(self.folder, self.classes)
 
 
 class _YOLO(Layout):
@@ -229,7 +229,7 @@ class _YOLO(Layout):
 
 
 class _Table(Layout):
-    """images/<split> and boxes.csv, which holds all that there is."""
+    """images/<split>, classes.txt and boxes.csv, which holds all that there is."""
 
     group, flags, areas = "box_table", CROWD | DIFFICULT | TRUNCATED, True
     COLUMNS = ("image", "split", "width", "height", "class", "x_min", "y_min", "x_max", "y_max", "area")
@@ -254,6 +254,7 @@ class _Table(Layout):
 
     def finish(self) -> None:
         (self.folder / "boxes.csv").write_text(self.text.getvalue(), encoding="utf-8")
+        write_classes(self.folder, self.classes)
 
 
 LAYOUTS: Mapping[str, type[Layout]] = {"coco": _COCO, "voc": _VOC, "yolo": _YOLO, "csv": _Table}

@@ -87,7 +87,8 @@ def size_of(path: Path) -> tuple[int, int] | None:
             file.seek(0)
             with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
                 width, height = image.size
-                turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
+                # of a TIFF Pillow tells the size as it is turned, which `load` does
+                turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in range(5, 9)
                 return (width, height) if turned else (height, width)
     except Exception:  # noqa: BLE001 - its parsers raise whatever a damaged file makes them stumble over
         return None

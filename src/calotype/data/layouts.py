@@ -60,7 +60,7 @@ def write_voc(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: Se
             (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, picture, classes[1:]), encoding="utf-8")
     for kind in ("Segmentation", "Main"):
         write_lists(root / "ImageSets" / kind, lists)
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    write_classes(root, classes)
     return ["data=voc2012"]
 
 
@@ -95,6 +95,11 @@ def write_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
     joined = [*lists.get("train", []), *lists.get("val", [])]
     for split, names in {**lists, "trainval": joined}.items():
         (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """A classes.txt, a name a line."""
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
 def write_coco(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: Sequence[str]) -> Sequence[str]:
