@@ -288,7 +288,7 @@ def convert(
             writer.lost.update({what: count for what, count in told.items() if count})
             seen(1)
     writer.finish()
-    return Converted(writer.group, dict(writer.lost))
+    return Converted(writer.group, {what: writer.lost[what] for what in sorted(writer.lost)})
 
 
 def _ids_can_be_kept(sources: Sequence[BoxedSource]) -> bool:

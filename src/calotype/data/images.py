@@ -15,8 +15,9 @@ import re
 import struct
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import simplejpeg
@@ -39,8 +40,8 @@ MAX_PIXELS = 100_000_000
 Pillow still refuses 179 million in any format but JPEG.
 """
 
-HEADER = 1 << 16
-"""Bytes in which a JPEG's header is looked for first."""
+HEADER = (1 << 13, 1 << 17, -1)
+"""Bytes that are read one after another until a JPEG's header is in them."""
 FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG")
 _BEGINNING = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|II\*\0|MM\0\*", re.DOTALL)
 ORIENTATION = 0x0112
@@ -81,8 +82,7 @@ def size_of(path: Path) -> tuple[int, int] | None:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(HEADER)
-            if data.startswith(b"\xff\xd8\xff") and (found := _jpeg_size(data) or _jpeg_size(data + file.read())):
+            if (found := _jpeg_size(file)) is not None:
                 return found
             file.seek(0)
             with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
@@ -94,12 +94,17 @@ def size_of(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except (ValueError, KeyError):
-        return None
-    return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
+def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
+    """The same of a JPEG; None for what is none, or has no header that its decoder knows."""
+    data = b""
+    for more in HEADER:
+        data += file.read(more)
+        if not data.startswith(b"\xff\xd8\xff"):
+            return None
+        with suppress(ValueError, KeyError):  # as in `_jpeg`
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+            return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
+    return None
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
