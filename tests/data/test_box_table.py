@@ -141,6 +141,12 @@ def test_wrong_rows_are_named(row: str, told: str, tmp_path: Path) -> None:
         ("image,class,x_min,y_min,x_max,y_max\n", {"classes": ["a"]}, DataError, "has no image in it"),
         ("image,class,x_min,y_min,x_max,y_max\n", {"columns": {"split": "s"}}, DataError, "has no column 's'"),
         ("image,class,x_min,y_min,x_max,y_max\n", {"columns": {"w": "s"}}, ConfigError, "'w' is none of image, class"),
+        (
+            "image,class,x_min,y_min,x_max,y_max\nimages/a.jpg,99999,1,1,2,2\n",
+            {},
+            DataError,
+            "has 100000 classes, more than 30000",
+        ),
         ("", {"format": "xyz"}, ConfigError, "'xyz' is none of xyxy, xywh, cxcywh"),
         ("", {}, DataError, "has no columns"),
     ],

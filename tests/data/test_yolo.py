@@ -128,6 +128,15 @@ def test_a_wrong_line_is_kept_and_named(labels: str, told: str, tmp_path: Path) 
     assert text.startswith("images/train/a.jpg: label line")
 
 
+def test_of_very_many_categories_that_there_are_not_the_first_are_named(tmp_path: Path) -> None:
+    labels = "".join(f"c{number}{'x' * 99} .5 .5 .1 .1\n" for number in range(10_002))
+    told = YOLO(yolo(tmp_path, {"train/a": labels})).annotations("train")
+    assert (
+        told.reason(0, 9_999) == f"label line 10000 has the category {('c9999' + 'x' * 99)[:80]!r}, which there isn't"
+    )
+    assert told.reason(0, 10_001) == "label line 10002 has a category that there isn't" and (told.flaws > 0).all()
+
+
 def bomb() -> str:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     return "\n".join(lines + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)])
@@ -144,6 +153,7 @@ def bomb() -> str:
         ("train: images\nnames: [a, a]\n", "names names the class 'a' twice"),
         ("train: images\nnames: {0: a, 2: b}\n", r"names: '2' is none of the numbers 0\.\.1"),
         ("train: images\nnames: [a]\nnc: 2\n", "nc is 2, and names has 1"),
+        ("train: images\nnc: 1000000000\n", "names has 30001 classes, more than 30000"),
         ("names: [a]\n", "names none of train, val, test"),
         ("names: [a]\ntrain: [{a: b}]\n", r"train: \{'a': 'b'\} is neither a folder nor a list"),
         ("names: [a]\ntrain: /etc\n", "train: '/etc' leads out of the data set's root"),

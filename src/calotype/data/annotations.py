@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
+MOST_UNKNOWN, LONGEST_NAME = 10_000, 80
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
 """Flags of a box: it is around many of a kind; too difficult to count in an evaluation; cut by the image's edge."""
 
@@ -110,8 +111,11 @@ class Collector:
     unknown: dict[str, int] = field(default_factory=dict)
 
     def unknown_label(self, name: str) -> int:
-        """The label of a box of a category that there isn't."""
-        return -1 - self.unknown.setdefault(name, len(self.unknown))
+        """The label of a box of a category that there isn't; of so many only the first are kept by name."""
+        short = name[:LONGEST_NAME]
+        if short not in self.unknown and len(self.unknown) == MOST_UNKNOWN:
+            return -1 - MOST_UNKNOWN
+        return -1 - self.unknown.setdefault(short, len(self.unknown))
 
     def add_image(self, name: str, id: int, height: int = 0, width: int = 0) -> None:
         """Add an image by its path below the root."""

@@ -258,10 +258,10 @@ class _Rows:
         if (self.top / "classes.txt").is_file():
             return box_classes.lines(self.top / "classes.txt")
         if names and all(map(is_number, names)):
-            return tuple(str(number) for number in range(1 + max(map(int, names))))
+            return box_classes.told([str(number) for number in range(1 + max(map(int, names)))], str(self.file))
         if not names:
             raise DataError(f"{self.file}: no row has a class; set data.classes")
-        return tuple(sorted(names))
+        return box_classes.told(sorted(names), str(self.file))
 
     def annotations(self, classes: Sequence[str]) -> Annotations:
         """All that was read, by ascending ids of images."""

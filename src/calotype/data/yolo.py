@@ -190,7 +190,8 @@ def _classes(tree: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     """The names of classes: a list, or a map by numbers from 0; of `nc` alone those numbers."""
     names, count = tree.get("names"), tree.get("nc")
     if names is None and isinstance(count, int):
-        names = [str(number) for number in range(count)]
+        names = [str(number) for number in range(min(count, box_classes.MOST + 1))]
+        count = len(names)
     if isinstance(names, Mapping):
         numbers = [str(number) for number in range(len(names))]
         if odd := next((key for key in names if key not in numbers), None):
