@@ -26,6 +26,7 @@ BASE = frozenset(
         "fetch",
         "archives",
         "plain_pickle",
+        "yaml_tree",
         "lettering",
         "palette",
     }

@@ -37,6 +37,7 @@ PROBLEMS = {
     "conflict": "the same image with different labels or masks",
     "void": "mask of void alone",
     "shared": "images that share a mask",
+    "boxes": "boxes that can't be used",
 }
 NOTES = {
     "duplicate": "the same image twice in a split",
@@ -51,6 +52,7 @@ NOTES = {
     "imbalance": "classes of unequal size",
     "passed_over": "files passed over",
     "unpaired": "mask without an image",
+    "boxes_notes": "boxes that are odd, or missing",
 }
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",),

@@ -1,8 +1,8 @@
 """`calotype data check`: what is wrong or odd in a data set, before a run trips over it or scores too well by it.
 
 Every image is read once, and its mask where it has one. Problems end with code 3: images and masks that can't be read,
-labels that are no class, masks of void alone, classes without images, the same image (exact or near) in two splits,
-under two labels or with two masks. Notes don't.
+labels that are no class, boxes that can't be used, masks of void alone, classes without images, the same image (exact
+or near) in two splits, under two labels or with two masks. Notes don't.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from calotype.commands._dataset import add_dataset_arguments, open_dataset
+from calotype.commands._dataset import add_dataset_arguments, open_dataset, sound
 from calotype.commands._text import count, printable
 from calotype.errors import DataError, UsageError
 
@@ -25,6 +25,7 @@ HELP = """Find what is wrong or odd in a data set: broken images, empty classes,
 
   calotype data check DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
                                                DIR/images + DIR/masks; DIR/VOCdevkit
+                                               DIR/Annotations + DIR/JPEGImages; DIR/data.yaml; DIR/boxes.csv
   calotype data check experiment=NAME          the data set of a config
 
 Exits 3 when there are problems, 0 when there are none or only notes."""
@@ -68,7 +69,7 @@ def examine(opened: Opened, workers: int | None = None) -> tuple[list[Part], Rep
 
     parts, look = [], Look(looks.fitting(looks.check_row, len(opened.classes)), looks.check)
     with Progress(sum(map(len, opened.sources.values())), "images checked") as progress:
-        for name, source in opened.sources.items():
+        for name, source in ((name, sound(source)) for name, source in opened.sources.items()):
             seen = survey(source, look, workers=workers, seen=progress.advance)
             parts.append(Part(name, source, seen.positions, seen.rows, seen.broken))
     sys.stderr.write(f"comparing {sum(len(part.rows) for part in parts)} images\n")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
 from calotype.commands._arguments import add_config_dir, paths
+from calotype.commands._new_folder import check_new, written
 from calotype.commands._progress import Progress
-from calotype.errors import RunFolderError, UsageError
+from calotype.errors import UsageError
 
 HELP = """Write a data set that is drawn as files, the same each time.
 
@@ -55,35 +54,14 @@ def run(args: argparse.Namespace) -> int:
     if args.format not in dataset.formats:
         raise UsageError(f"--format {args.format}: {args.name} is written as {', '.join(dataset.formats)}")
     folder = (args.to or paths(config.tree).data / f"{args.name}_{args.format}").expanduser()
-    if folder.resolve() == Path.cwd():
-        raise UsageError(f"{folder} is the folder you are in, which can't be replaced; name another by --to")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already and is not empty; name another by --to, or remove it")
+    check_new(folder)
     counts = {split: len(dataset.split(split)) for split in dataset.splits}
     with Progress(sum(counts.values()), "images written") as progress:
-        found = [*_written(dataset, folder.absolute(), args.format, progress), f"paths.data={folder}"]
+        made = written(folder.absolute(), lambda place: dataset.write(place, args.format, progress.advance))
+        found = [*made, f"paths.data={folder}"]
     if args.json:
         sys.stdout.write(json.dumps({"folder": str(folder), "splits": counts, "overrides": found}) + "\n")
     else:
         told = ", ".join(f"{split} {count}" for split, count in counts.items())
         sys.stderr.write(f"{args.name} is in {folder}: {told}; train with {' '.join(found)}\n")
     return 0
-
-
-def _written(dataset: Any, folder: Path, layout: str, progress: Progress) -> list[str]:
-    """Write into a folder beside the place, and move it there; the overrides that train on it."""
-    from calotype.files import TEMPORARY, sync_folder
-
-    temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
-        found = [*dataset.write(temporary, layout, progress.advance)]
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise RunFolderError(f"{folder} can't be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return found

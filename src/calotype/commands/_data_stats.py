@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calotype.commands._dataset import add_dataset_arguments, open_dataset
+from calotype.commands._dataset import add_dataset_arguments, open_dataset, sound
 from calotype.commands._text import printable
 from calotype.errors import DataError, RunFolderError, UsageError
 
@@ -29,6 +29,7 @@ HELP = """Measure a data set: images of each split and class, sizes, mean and st
 
   calotype data stats DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
                                                DIR/images + DIR/masks; DIR/VOCdevkit
+                                               DIR/Annotations + DIR/JPEGImages; DIR/data.yaml; DIR/boxes.csv
   calotype data stats data=mnist paths.data=.  the data set of a config"""
 SHOWN = 30
 """Classes that are listed without --json; of more the largest and the smallest."""
@@ -72,7 +73,7 @@ def measure(
     from calotype.commands._progress import Progress
     from calotype.commands._survey import Look, survey
 
-    source = opened.sources[split]
+    source = sound(opened.sources[split])
     chosen = _chosen(source, limit)
     look = Look(looks.fitting(looks.stats_row, len(opened.classes)), looks.stats)
     with Progress(len(chosen), "images measured") as progress:

@@ -20,6 +20,8 @@ from calotype.settings import DataSettings
 from calotype.types import DataSet, Source
 
 ORDER = ("train", "val", "test")
+FILES = {"data.yaml": "yolo", "boxes.csv": "box_table"}
+"""Data groups by the file in a folder that tells them."""
 
 
 @dataclass(slots=True)
@@ -39,12 +41,14 @@ class Opened:
         return name if root is None else f"{name} in {root}"
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add WHAT..., `--workers`, `--json`, `--config-dir`."""
+def add_dataset_arguments(parser: argparse.ArgumentParser, workers: bool = True) -> None:
+    """Add WHAT..., `--workers` where there are any, `--json`, `--config-dir`."""
     parser.add_argument(
         "what", nargs="*", metavar="DIR|OVERRIDE", help="a folder of data, or what train takes: data=mnist, key=value"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core, 0 for this one")
+    parser.set_defaults(workers=None)
+    if workers:
+        parser.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core, 0 for this one")
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     add_config_dir(parser)
     parser.epilog = describe_groups()
@@ -78,10 +82,24 @@ def _is_folder(word: str) -> bool:
 def _group(folder: str) -> str:
     """The data group that reads a folder, by what lies in it."""
     top = Path(folder).expanduser()
+    places = [top, *sorted(place for place in (top / "VOCdevkit").glob("VOC*") if place.is_dir())]
+    if any((place / "SegmentationClass").is_dir() for place in places):
+        return "voc2012"
+    if any((place / "Annotations").is_dir() and (place / "JPEGImages").is_dir() for place in places):
+        return "voc_boxes"
     if (top / "VOCdevkit").is_dir():
         return "voc2012"
+    if found := next((group for name, group in FILES.items() if (top / name).is_file()), None):
+        return found
     pairs = ((place / "images", place / "masks") for place in (top, top / "train"))
     return "mask_folder" if any(images.is_dir() and masks.is_dir() for images, masks in pairs) else "image_folder"
+
+
+def sound(source: Source) -> Source:
+    """The source without the boxes that can't be used, which its data set's own check names."""
+    flaws: Any = getattr(source, "flaws", None)
+    found = [] if flaws is None else flaws()
+    return source.without_boxes(found) if found else source  # type: ignore[attr-defined]
 
 
 def _open(opened: Opened) -> Opened:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
+MOST_UNKNOWN, LONGEST_NAME = 10_000, 80
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
 """Flags of a box: it is around many of a kind; too difficult to count in an evaluation; cut by the image's edge."""
 
@@ -44,9 +45,9 @@ class Annotations:
     """The boxes of images. Image r of `images`, by ascending id, has the boxes `ends[r]` to `ends[r + 1]`.
 
     `sizes` (n, 2) int32 are the heights and widths that the annotations tell, 0 where they don't. Of each box: `boxes`
-    (m, 4) xyxy, `labels` (m,) int16, -1 for an unknown category, `flags`, `areas` of the object in pixels, `numbers`
-    that the layout calls it by, `flaws`. `stray` are annotations of no image, `doubled` images that there are twice, in
-    words.
+    (m, 4) xyxy, `labels` (m,) int16, -1 - k for the unknown category `unknown[k]`, `flags`, `areas` of the object in
+    pixels, `numbers` that the layout calls it by, `flaws`. `stray` are annotations of no image, `doubled` images that
+    there are twice, in words. `called` is what a layout calls a box.
     """
 
     images: FileIndex
@@ -60,6 +61,8 @@ class Annotations:
     flaws: Bytes
     stray: Sequence[str] = ()
     doubled: Sequence[str] = ()
+    unknown: Sequence[str] = ()
+    called: str = "box"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,14 +87,20 @@ class Annotations:
         corners = ", ".join(f"{value:.6g}" for value in self.boxes[box].tolist())
         place = f" ({corners})" if self.flaws[box] in (NO_AREA, OUTSIDE) else ""
         size = f" of {self.sizes[row, 1]}x{self.sizes[row, 0]}" if self.flaws[box] == OUTSIDE else ""
-        return f"box {self.numbers[box]}{place} {FLAWS[self.flaws[box]]}{size}"
+        told, name = FLAWS[self.flaws[box]], -1 - int(self.labels[box])
+        if self.flaws[box] == UNKNOWN and 0 <= name < len(self.unknown):
+            told = f"has the category {self.unknown[name]!r}, which there isn't"
+        return f"{self.called} {self.numbers[box]}{place} {told}{size}"
 
 
 @dataclass
 class Collector:
-    """Takes images and boxes as a layout has them. `root` is the folder that the images' names begin at."""
+    """Takes images and boxes as a layout has them. `root` is the folder that the images' names begin at, `called` what
+    it calls a box.
+    """
 
     root: Path
+    called: str = "box"
     names: bytearray = field(default_factory=bytearray)
     ends: list[int] = field(default_factory=lambda: [0])
     ids: list[int] = field(default_factory=list)
@@ -99,6 +108,14 @@ class Collector:
     parts: list[tuple[npt.NDArray[Any], ...]] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+
+    def unknown_label(self, name: str) -> int:
+        """The label of a box of a category that there isn't; of so many only the first are kept by name."""
+        short = name[:LONGEST_NAME]
+        if short not in self.unknown and len(self.unknown) == MOST_UNKNOWN:
+            return -1 - MOST_UNKNOWN
+        return -1 - self.unknown.setdefault(short, len(self.unknown))
 
     def add_image(self, name: str, id: int, height: int = 0, width: int = 0) -> None:
         """Add an image by its path below the root."""
@@ -114,7 +131,7 @@ class Collector:
         labels: npt.ArrayLike,
         about: Mapping[str, npt.ArrayLike],
     ) -> None:
-        """Add k boxes: the ids of their images (k,), xyxy (k, 4), classes (k,), -1 for unknown; `about` may have
+        """Add k boxes: the ids of their images (k,), xyxy (k, 4), classes (k,), below 0 for unknown; `about` may have
         `flags`, `areas` (else the boxes' own), `numbers` (else 0, 1, ... of this call) and `flaws`, each (k,).
         """
         corners = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -175,6 +192,8 @@ class Collector:
             flaws,
             [*self.stray, *stray],
             doubled,
+            [*self.unknown],
+            self.called,
         )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calotype.types import IntArray, Sample
 
 NO_FILES: Mapping[Path, str] = {}
+NONE_BESIDE: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Training:
 
 class BoxedSource:
     """The images `rows` (None: all) of annotations. `containers` are the annotations' files with the sha256 of what was
-    read of each.
+    read of each, where they hold many images'; `beside` the annotations' files of an image each.
 
     A sample has "image", "boxes" and "labels" to train by, and "truth" (k, 7) float64 to judge by: xyxy, class, flags
     and area of all boxes as the file has them. Boxes to train by are cut at the image's edge.
@@ -46,16 +47,18 @@ class BoxedSource:
         rows: IntArray | None = None,
         training: Training = Training(),
         containers: Mapping[Path, str] = NO_FILES,
+        beside: Sequence[Path] = NONE_BESIDE,
     ) -> None:
         self.annotations, self.decoding, self.training = annotations, decoding, training
         self.rows = np.arange(len(annotations)) if rows is None else rows
         self.ids: IntArray = annotations.images.ids[self.rows]
-        self.containers = dict(containers)
+        self.containers, self.beside = dict(containers), beside
 
     @property
     def files(self) -> Sequence[Path]:
-        """The annotations' files, then the images in the order of ids."""
-        return Paths(self.annotations.images, self.rows, list(self.containers))
+        """The annotations' files that hold many, then the images in the order of ids, then what is beside them."""
+        found = Paths(self.annotations.images, self.rows, list(self.containers))
+        return [*found, *self.beside] if len(self.beside) else found
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,7 +93,8 @@ class BoxedSource:
             row = places.get(int(flaw["id"]))
             if row is not None:
                 kept[int(self.annotations.ends[row]) + int(flaw["box"])] = False
-        return BoxedSource(_only(self.annotations, kept), self.decoding, self.rows, self.training, self.containers)
+        left = _only(self.annotations, kept)
+        return BoxedSource(left, self.decoding, self.rows, self.training, self.containers, self.beside)
 
     def __getitem__(self, position: int) -> Sample:
         """The image, its boxes and its file's bytes. Raises DataError naming a file that can't be read or decoded, or

@@ -15,7 +15,9 @@ import re
 import struct
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import simplejpeg
@@ -38,6 +40,8 @@ MAX_PIXELS = 100_000_000
 Pillow still refuses 179 million in any format but JPEG.
 """
 
+HEADER = (1 << 13, 1 << 17, -1)
+"""Bytes that are read one after another until a JPEG's header is in them."""
 FORMATS = ("PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG")
 _BEGINNING = re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|II\*\0|MM\0\*", re.DOTALL)
 ORIENTATION = 0x0112
@@ -69,6 +73,37 @@ def problem(content: bytes, mode: Mode = "RGB", max_pixels: int = MAX_PIXELS) ->
         decode(content, mode, max_pixels=max_pixels)
     except DataError as error:
         return error.message
+    return None
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Height and width of the image in a file, as `decode` would turn it, read from its header; None where that can't
+    be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if (found := _jpeg_size(file)) is not None:
+                return found
+            file.seek(0)
+            with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
+                width, height = image.size
+                # of a TIFF Pillow tells the size as it is turned, which `load` does
+                turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) in range(5, 9)
+                return (width, height) if turned else (height, width)
+    except Exception:  # noqa: BLE001 - its parsers raise whatever a damaged file makes them stumble over
+        return None
+
+
+def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
+    """The same of a JPEG; None for what is none, or has no header that its decoder knows."""
+    data = b""
+    for more in HEADER:
+        data += file.read(more)
+        if not data.startswith(b"\xff\xd8\xff"):
+            return None
+        with suppress(ValueError, KeyError):  # as in `_jpeg`
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+            return (width, height) if _jpeg_orientation(data) >= 5 else (height, width)
     return None
 
 

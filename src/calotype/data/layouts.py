@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image
 
+from calotype.data.annotations import DIFFICULT, TRUNCATED
 from calotype.data.masks import encode
 
 if TYPE_CHECKING:
@@ -56,29 +57,49 @@ def write_voc(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: Se
             image = Image.fromarray(np.ascontiguousarray(picture.image.transpose(1, 2, 0)))
             image.save(root / "JPEGImages" / f"{name}.jpg", quality=QUALITY, subsampling=0)
             (root / "SegmentationClass" / f"{name}.png").write_bytes(encode(picture.mask.astype(np.uint8)))
-            (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, picture, classes[1:]))
-    lists["trainval"] = [*lists.get("train", []), *lists.get("val", [])]
-    for split, names in lists.items():
-        for kind in ("Segmentation", "Main"):
-            (root / "ImageSets" / kind / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+            (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, picture, classes[1:]), encoding="utf-8")
+    for kind in ("Segmentation", "Main"):
+        write_lists(root / "ImageSets" / kind, lists)
+    write_classes(root, classes)
     return ["data=voc2012"]
 
 
 def _annotation(name: str, picture: Picture, classes: Sequence[str]) -> str:
-    """A VOC annotation. Its pixels count from 1, and the last one is in the box."""
-    _, height, width = picture.image.shape
-    objects = []
-    for box, label in zip(picture.boxes.astype(int).tolist(), picture.labels.tolist(), strict=True):
-        left, top, right, bottom = box
+    boxes, labels = picture.boxes.astype(int).tolist(), picture.labels.tolist()
+    objects = [(classes[label], box, 0) for box, label in zip(boxes, labels, strict=True)]
+    return voc_annotation(f"{name}.jpg", picture.image.shape[1:], objects, segmented=True)
+
+
+def voc_annotation(
+    name: str, size: Sequence[int], objects: Iterable[tuple[str, Sequence[int], int]], segmented: bool = False
+) -> str:
+    """A VOC annotation of an image of height and width `size`: class, box in xyxy pixels and flags of each object. Its
+    pixels count from 1, and the last one is in the box.
+    """
+    told = []
+    for label, (left, top, right, bottom), flags in objects:
         ends = f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
-        flags = "<pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>"
-        objects.append(f"  <object><name>{escape(classes[label])}</name>{flags}<bndbox>{ends}</bndbox></object>\n")
-    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        truncated, difficult = int(bool(flags & TRUNCATED)), int(bool(flags & DIFFICULT))
+        marks = f"<pose>Unspecified</pose><truncated>{truncated}</truncated><difficult>{difficult}</difficult>"
+        told.append(f"  <object><name>{escape(label)}</name>{marks}<bndbox>{ends}</bndbox></object>\n")
+    sides = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
     return (
-        f"<annotation>\n  <folder>VOC2012</folder><filename>{name}.jpg</filename>\n"
-        f"  {size}<segmented>1</segmented>\n{''.join(objects)}</annotation>\n"
+        f"<annotation>\n  <folder>VOC2012</folder><filename>{escape(name)}</filename>\n"
+        f"  {sides}<segmented>{int(segmented)}</segmented>\n{''.join(told)}</annotation>\n"
     )
+
+
+def write_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> None:
+    """VOC's lists of names by split, and trainval of those of train and val."""
+    folder.mkdir(parents=True, exist_ok=True)
+    joined = [*lists.get("train", []), *lists.get("val", [])]
+    for split, names in {**lists, "trainval": joined}.items():
+        (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """A classes.txt, a name a line."""
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
 def write_coco(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: Sequence[str]) -> Sequence[str]:

@@ -7,10 +7,7 @@ Labels are numbers, class names, or, with a `separator`, names of any number of 
 
 from __future__ import annotations
 
-import codecs
 import csv
-import hashlib
-import io
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +19,17 @@ import numpy as np
 
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import Packer
+from calotype.data.rows import (
+    DELIMITERS,
+    bases,
+    below,
+    header_of,
+    is_number,
+    read_text,
+    records,
+    refused,
+    shown_header,
+)  # fmt: skip
 from calotype.data.source import ALIASES, Decoding, Fractions, ImageSource
 from calotype.errors import ConfigError, DataError
 
@@ -31,11 +39,7 @@ if TYPE_CHECKING:
     from calotype.types import IntArray
 
 COLUMNS = {"path": "path", "label": "label", "split": "split"}
-DELIMITERS = ",;\t|"
 SPLITS = ("train", "val", "test")
-SHOWN = 5
-MOST_NUMBERS = 100_000
-"""Labels that are all numbers below this are numbers of classes; larger ones are names, such as those of articles."""
 
 
 @dataclass(eq=False)
@@ -72,16 +76,11 @@ class ImageTable:
         file = top / Path(self.table).expanduser()
         self._decoding = Decoding(self.mode, self.background, self.max_pixels)
         fractions = Fractions(self.val_fraction, self.test_fraction, self.split_seed)
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{file}: can't be read ({error.strerror}); set data.table or paths.data") from error
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(f"{file} is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8)")
+        text, digest = read_text(file)
         rows = _Rows(file, top, self)
-        rows.read(content.decode("utf-8-sig", "surrogateescape"))
+        rows.read(text)
         self.classes: Sequence[str] = rows.classes
-        self._containers = {file: hashlib.sha256(content).hexdigest()}
+        self._containers = {file: digest}
         index = rows.packer.index(top.resolve(), self.classes)
         order = index.labels  # as packed: the row of each file
         self._targets = rows.targets()[order] if self.separator is not None else None
@@ -113,7 +112,7 @@ class _Rows:
 
     def __init__(self, file: Path, top: Path, table: ImageTable) -> None:
         self.file, self.table = file, table
-        self.bases = tuple({os.path.abspath(top), os.path.realpath(top)})  # noqa: PTH100 - plain text for a million rows
+        self.bases = bases(top)
         self.packer, self.lines = Packer(), array("q")
         self.codes, self.flat, self.ends = dict[str, int](), array("q"), array("q", [0])
         self.splits: array[int] | None = None
@@ -132,37 +131,29 @@ class _Rows:
             raise DataError(f"{self.file} lists no image")
         self._name_classes()
         if self.wrong:
-            shown = "\n".join(f"  {text}" for text in self.wrong[:SHOWN])
-            more = f"\n  and {len(self.wrong) - SHOWN} more" if len(self.wrong) > SHOWN else ""
-            raise DataError(f"{self.file}: {len(self.wrong)} rows are wrong; mend or remove them:\n{shown}{more}")
+            raise refused(self.file, self.wrong)
 
     def _cells(self, text: str) -> Iterator[tuple[int, str, str, str | None]]:
         """(line, path, label, split) of each row."""
         names = COLUMNS | dict(self.table.columns)
-        head = text.partition("\n")[0].strip("\r")
-        delimiters = self.table.delimiter or DELIMITERS
-        found = (mark for mark in delimiters if {names["path"], names["label"]} <= set(_fields(head, mark)))
-        delimiter = next(found, None)
-        if delimiter is None:
+        head = shown_header(text)
+        needed = {names["path"], names["label"]}
+        found = header_of(text, self.table.delimiter or DELIMITERS, lambda header: needed <= set(header))
+        if found is None:
             raise DataError(
-                f"{self.file}: the header {head[:80]!r} has no columns {names['path']!r} and {names['label']!r}; "
+                f"{self.file}: the header {head} has no columns {names['path']!r} and {names['label']!r}; "
                 "say data.columns or data.delimiter"
             )
-        header = _fields(head, delimiter)
+        delimiter, header = found
         if twice := next((name for name in names.values() if header.count(name) > 1), None):
-            raise DataError(f"{self.file}: the header {head[:80]!r} has {twice!r} twice; rename one of them")
+            raise DataError(f"{self.file}: the header {head} has {twice!r} twice; rename one of them")
         if "split" in self.table.columns and names["split"] not in header:
-            raise DataError(f"{self.file}: the header {head[:80]!r} has no column {names['split']!r}")
+            raise DataError(f"{self.file}: the header {head} has no column {names['split']!r}")
         places = [header.index(names[name]) if names[name] in header else None for name in COLUMNS]
         self.splits = None if places[2] is None else array("q")
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        next(reader)
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                self.wrong.append(f"line {reader.line_num}: {len(cells)} fields, the header has {len(header)}")
-            elif cells:
-                path, label, split = (None if place is None else cells[place] for place in places)
-                yield reader.line_num, path or "", label or "", split
+        for line, cells in records(text, delimiter, len(header), self.wrong):
+            path, label, split = (None if place is None else cells[place] for place in places)
+            yield line, path or "", label or "", split
 
     def _take(self, line: int, path: str, label: str, split: str | None) -> None:
         name, reason = self._below(path)
@@ -187,13 +178,12 @@ class _Rows:
         """A path as it counts from the root, or why not."""
         if not path:
             return b"", "has no path"
-        whole = os.path.normpath(os.path.join(self.bases[0], path))  # noqa: PTH118 - as above
-        base = next((base for base in self.bases if whole.startswith(base + os.sep)), None)
-        if base is None:
+        name = below(self.bases, path)
+        if not name:
             return b"", f"{path!r} leads out of the data set's root"
-        if not os.path.isfile(whole):  # noqa: PTH113 - as above
+        if not os.path.isfile(os.path.join(self.bases[0], name)):  # noqa: PTH113, PTH118 - plain text for a million rows
             return b"", f"{path!r} is no file"
-        return os.fsencode(whole[len(base) + 1 :]), None
+        return os.fsencode(name), None
 
     def _find_twice(self) -> None:
         ids = np.array(self.packer.ids, np.int64)
@@ -207,13 +197,13 @@ class _Rows:
         given, labels = self.table.class_names, list(self.codes)
         if given is not None:
             self.classes = tuple(given)
-        elif labels and all(_is_number(label) for label in labels):
+        elif labels and all(is_number(label) for label in labels):
             self.classes = tuple(str(number) for number in range(1 + max(int(label) for label in labels)))
         else:
             self.classes = tuple(sorted(labels))
         place = {name: number for number, name in enumerate(self.classes)}
         number = {str(number): number for number in range(len(self.classes))}
-        plain = (str(int(label)) if _is_number(label) else label for label in labels)  # 007 is class 7
+        plain = (str(int(label)) if is_number(label) else label for label in labels)  # 007 is class 7
         found = (place.get(label, number.get(digits, -1)) for label, digits in zip(labels, plain, strict=True))
         of = np.array([*found], np.int64)
         self.numbers = of[np.array(self.flat, np.int64)]
@@ -231,11 +221,3 @@ class _Rows:
         found = np.zeros((len(self.lines), len(self.classes)), np.uint8)
         found[np.repeat(np.arange(len(self.lines)), np.diff(ends)), self.numbers] = 1
         return found
-
-
-def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdigit() and len(label) <= 6 and int(label) < MOST_NUMBERS
-
-
-def _fields(line: str, delimiter: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
