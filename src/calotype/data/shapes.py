@@ -178,9 +178,10 @@ class Drawing:
     @property
     def truth(self) -> npt.NDArray[np.float64]:
         """The boxes to judge by, (n, 7): xyxy, class, no flags, the pixels that are seen."""
-        areas = [(self.owner == number).sum() for number in self.seen]
-        columns = [self.boxes, self.labels, np.zeros(len(self.seen)), np.array(areas)]
-        return np.column_stack(columns).astype(np.float64).reshape(-1, 7)
+        found = np.zeros((len(self.seen), 7))
+        found[:, :4], found[:, 4] = self.boxes, self.labels
+        found[:, 6] = [(self.owner == number).sum() for number in self.seen]
+        return found
 
     def mask(self, border: int = 0) -> IntArray:
         """The class of every pixel, 0 for the background; 255 within `border` pixels of an edge."""
