@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calotype.data.order import ShardPlan
     from calotype.types import DigestArray, IntArray
 
-RAGGED = frozenset({"boxes", "labels"})
+RAGGED = frozenset({"boxes", "labels", "truth"})
 """Fields whose length differs from sample to sample: they stay lists of tensors."""
 
 Transform = Callable[[Sample], Sample]
