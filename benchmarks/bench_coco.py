@@ -4,7 +4,7 @@
     python -m benchmarks.bench_coco --images 11829 --boxes 86000
 
 A file like the published one is drawn into a temporary folder: so many images, 80 categories with gaps in their ids,
-polygons of 4 to 54 points and 1 crowd in 80 with a run-length code. Each figure is of a fresh process: the memory is
+polygons of 4 to 41 points and 1 crowd in 80 with a run-length code. Each figure is of a fresh process: the memory is
 its peak beyond what it had when its modules were imported. The third process forks and spawns two workers each, which
 read a tenth of the boxes, and tells the memory that each has of its own (USS). The figures go to stderr, one JSON
 object to stdout.
@@ -66,7 +66,7 @@ def instances(random: np.random.Generator, ids: np.ndarray[Any, Any], numbers: r
     found = []
     owners, kinds = random.choice(ids, len(numbers)), random.integers(0, CLASSES, len(numbers))
     for number, owner, kind in zip(numbers, owners.tolist(), kinds.tolist(), strict=True):
-        points = random.uniform((0, 0), (640, 480), (int(random.integers(4, 55)), 2)).round(2)
+        points = random.uniform((0, 0), (640, 480), (int(random.integers(4, 42)), 2)).round(2)
         (left, top), (right, bottom) = points.min(0), points.max(0)
         crowd = number % 80 == 79
         runs = random.integers(1, 400, 200).tolist()

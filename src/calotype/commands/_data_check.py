@@ -1,8 +1,8 @@
 """`calotype data check`: what is wrong or odd in a data set, before a run trips over it or scores too well by it.
 
 Every image is read once, and its mask where it has one. Problems end with code 3: images and masks that can't be read,
-labels that are no class, masks of void alone, classes without images, the same image (exact or near) in two splits,
-under two labels or with two masks. Notes don't.
+labels that are no class, masks of void alone, boxes that can't be used, classes without images, the same image (exact
+or near) in two splits, under two labels or with two masks. Notes don't.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HELP = """Find what is wrong or odd in a data set: broken images, empty classes, the same image in train and val, ...
 
   calotype data check DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
-                                               DIR/images + DIR/masks; DIR/VOCdevkit
+                                               DIR/images + DIR/masks; DIR/VOCdevkit; DIR/annotations/instances_*
   calotype data check experiment=NAME          the data set of a config
 
 Exits 3 when there are problems, 0 when there are none or only notes."""
@@ -64,11 +64,12 @@ def examine(opened: Opened, workers: int | None = None) -> tuple[list[Part], Rep
     from calotype.analysis import looks
     from calotype.analysis.findings import Part, report
     from calotype.commands._progress import Progress
+    from calotype.commands._skipped import sound
     from calotype.commands._survey import Look, survey
 
     parts, look = [], Look(looks.fitting(looks.check_row, len(opened.classes)), looks.check)
     with Progress(sum(map(len, opened.sources.values())), "images checked") as progress:
-        for name, source in opened.sources.items():
+        for name, source in ((name, sound(source)) for name, source in opened.sources.items()):
             seen = survey(source, look, workers=workers, seen=progress.advance)
             parts.append(Part(name, source, seen.positions, seen.rows, seen.broken))
     sys.stderr.write(f"comparing {sum(len(part.rows) for part in parts)} images\n")

@@ -70,9 +70,10 @@ def measure(
     """
     from calotype.analysis import looks, measures
     from calotype.commands._progress import Progress
+    from calotype.commands._skipped import sound
     from calotype.commands._survey import Look, survey
 
-    source = opened.sources[split]
+    source = sound(opened.sources[split])
     chosen = _chosen(source, limit)
     look = Look(looks.fitting(looks.stats_row, len(opened.classes)), looks.stats)
     with Progress(len(chosen), "images measured") as progress:

@@ -20,6 +20,8 @@ from calotype.settings import DataSettings
 from calotype.types import DataSet, Source
 
 ORDER = ("train", "val", "test")
+COCO = ("annotations/instances_*.json", "*/_annotations.coco.json")
+"""Files of COCO's annotations, which tell a folder in one of its layouts."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,8 @@ def _group(folder: str) -> str:
     top = Path(folder).expanduser()
     if (top / "VOCdevkit").is_dir():
         return "voc2012"
+    if any(next(top.glob(pattern), None) for pattern in COCO):
+        return "coco"
     pairs = ((place / "images", place / "masks") for place in (top, top / "train"))
     return "mask_folder" if any(images.is_dir() and masks.is_dir() for images, masks in pairs) else "image_folder"
 

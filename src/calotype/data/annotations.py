@@ -11,6 +11,7 @@ again, and a worker that is spawned maps the same file.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ import safetensors.numpy
 
 from calotype.data.index import FileIndex, file_id, read_mapped
 from calotype.errors import DataError
-from calotype.files import replace_file
+from calotype.files import TEMPORARY
 
 if TYPE_CHECKING:
     from calotype.types import IntArray
@@ -48,6 +49,8 @@ NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED = range(1, len(FLAWS))
 
 
 VERSION = 1
+TOGETHER = 100_000
+"""Boxes that are gone through together."""
 _BOXES = ("boxes", "labels", "flags", "areas", "numbers", "flaws")
 _KEPT = ("sizes", "ends", *_BOXES)
 _INDEX = ("names", "spans", "ids", "labels")
@@ -219,47 +222,45 @@ class Collector:
         fresh, doubled = _fresh(whole)
         images = replace(whole, spans=spans[fresh], ids=whole.ids[fresh], labels=whole.labels[fresh])
         sizes = np.array(self.sizes, np.int32).reshape(-1, 2)[order][fresh]
-        empty = (np.zeros(0, np.int64), np.zeros((0, 4)), *(np.zeros(0) for _ in range(5)))
-        columns = [np.concatenate(column) for column in zip(*(self.parts or [empty]), strict=True)]
-        self.parts.clear()
+        columns = self._columns()
         if known is not None:
             columns[2] = _places(columns[2], known)
         if numbered:
             columns[6] = np.where(_again(columns[5]), DOUBLED, columns[6])
         return self._with_boxes(images, sizes, columns, [*self.doubled, *doubled])
 
+    def _columns(self) -> list[npt.NDArray[Any]]:
+        """What was added of each box, column by column; the parts are given up on the way, for they are large."""
+        empty = (np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), *(np.zeros(0) for _ in range(4)))
+        columns = [*zip(*(self.parts or [empty]), strict=True)]
+        self.parts.clear()
+        return [np.concatenate(columns.pop(0)) for _ in range(len(columns))]
+
     def _with_boxes(
         self,
         images: FileIndex,
         sizes: npt.NDArray[np.int32],
-        columns: Sequence[npt.NDArray[Any]],
+        columns: list[npt.NDArray[Any]],
         doubled: Sequence[str],
     ) -> Annotations:
-        image, boxes, labels, flags, areas, numbers, flaws = columns
+        image, numbers = columns.pop(0), columns[4]
         row = np.searchsorted(images.ids, image)
         there = np.append(images.ids, -1)[row] == image if len(images) else np.zeros(len(image), bool)
         there &= row < len(images)
         stray = Strays(self.stray, numbers[~there].astype(np.int64), image[~there].astype(np.int64))
         chosen = np.flatnonzero(there)
         chosen = chosen[np.argsort(row[chosen], kind="stable")]
-        row, boxes, flaws = row[chosen], boxes[chosen], flaws[chosen].astype(np.uint8)
-        labels = labels[chosen].astype(np.int16)
-        before = flaws.copy()
-        for code, wrong in _wrong(boxes, labels, sizes[row]).items():
-            flaws[(flaws == before) & wrong] = code
-        return Annotations(
-            images,
-            sizes,
-            np.searchsorted(row, np.arange(len(images) + 1)).astype(np.int64),
-            boxes,
-            labels,
-            flags[chosen].astype(np.uint8),
-            areas[chosen],
-            numbers[chosen].astype(np.int64),
-            flaws,
-            stray,
-            doubled,
-        )
+        row = row[chosen]
+        types = (np.float64, np.int16, np.uint8, np.float64, np.int64, np.uint8)
+        taken: list[Any] = [columns.pop(0)[chosen].astype(kind, copy=False) for kind in types]
+        boxes, labels, flags, areas, numbers, flaws = taken
+        for start in range(0, len(row), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            before = flaws[some].copy()
+            for code, wrong in _wrong(boxes[some], labels[some], sizes[row[some]]).items():
+                flaws[some][(flaws[some] == before) & wrong] = code
+        ends = np.searchsorted(row, np.arange(len(images) + 1)).astype(np.int64)
+        return Annotations(images, sizes, ends, boxes, labels, flags, areas, numbers, flaws, stray, doubled)
 
 
 def _fresh(images: FileIndex) -> tuple[npt.NDArray[np.bool_], list[str]]:
@@ -348,10 +349,17 @@ def keep(cache: Path, annotations: Annotations, about: Mapping[str, Any]) -> Ann
     told = {"version": VERSION, "root": str(annotations.images.root), "classes": annotations.images.classes}
     told |= {"stray": list(stray.told), "doubled": list(annotations.doubled)}
     header = json.dumps({"about": dict(about), "token": uuid.uuid4().hex, **told})
-    with suppress(OSError):  # what can't be kept is read again the next time
+    with suppress(OSError, safetensors.SafetensorError):  # what can't be kept is read again the next time
         cache.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        replace_file(cache, safetensors.numpy.save(contiguous, {"calotype": header}))
+        temporary = cache.with_name(f"{TEMPORARY}{cache.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            safetensors.numpy.save_file(contiguous, temporary, {"calotype": header})  # as bytes it would be here twice
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.rename(cache)
+        finally:
+            temporary.unlink(missing_ok=True)
         if (found := kept(cache)) is not None:
             return found[0]
     return annotations

@@ -56,8 +56,9 @@ class BoxedSource:
 
     @property
     def files(self) -> Sequence[Path]:
-        """The annotations' files, then the images in the order of ids."""
-        return Paths(self.annotations.images, self.rows, list(self.containers))
+        """The annotations' files, then the images in the order of ids; those whose names aren't followed are none."""
+        rows = np.setdiff1d(self.rows, unsafe_rows(self.annotations.images), assume_unique=True)
+        return Paths(self.annotations.images, rows, list(self.containers))
 
     def __len__(self) -> int:
         return len(self.ids)

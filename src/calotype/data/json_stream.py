@@ -22,7 +22,7 @@ import msgspec
 
 from calotype.errors import DataError
 
-WINDOW = 8 << 20
+WINDOW = 4 << 20
 """Bytes that are decoded together."""
 MOST = 64 << 20
 """Bytes of an element above which it is refused."""
