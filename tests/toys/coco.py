@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from calotype.data.coco import Coco
 from tests.toys.broken import encoded, photo
 
 CATEGORIES = [{"id": 3, "name": "ant"}, {"id": 90, "name": "bee"}, {"id": 17, "name": "cat"}]
@@ -61,3 +63,17 @@ def save(root: Path, name: str, content: Any) -> Path:
     file = root / "annotations" / f"instances_{name}2017.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     return file
+
+
+def one(tmp_path: Path, boxes: list[Any], images: list[Any] | None = None, **options: Any) -> Coco:
+    """A data set of one split, of the images 1 and 2 by default."""
+    content = told([image(1), image(2)] if images is None else images, boxes)
+    write(tmp_path, {"train": content})
+    return Coco(tmp_path, **options)
+
+
+def settled(root: Path) -> Path:
+    """Make the annotations look old enough for their modification times to be trusted."""
+    for file in (root / "annotations").iterdir():
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+    return root
