@@ -113,6 +113,8 @@ def test_a_sound_folder_has_notes_alone(tmp_path: Path, capsys: pytest.CaptureFi
         f"{FILE}: no box is of bee"
     ]
     assert main(["data", "stats", str(tmp_path), "--json", "--workers", "0"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["classes"]["train"] == {"ant": 2, "bee": 0, "cat": 2} and told["splits"]["train"] == 3
 
 
 # --- training on it

@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from calotype.config.compose import compose
 from calotype.data.annotations import CROWD
 from calotype.data.coco import Coco
+from calotype.data.reader import content_digest
 from calotype.errors import ConfigError, DataError
 from calotype.fetch import Remote
 from tests.contracts.source import SourceContract
@@ -115,6 +116,10 @@ def test_a_sample_has_boxes_to_train_by_and_the_truth(tmp_path: Path) -> None:
         [1, 2, 4, 6, 2, CROWD, 150.5],
         [0, 0, 40, 30, 0, 0, 1200],
     ]
+    before = content_digest(source[0])
+    boxes[1]["area"] = 150  # of what is judged by alone
+    after = content_digest(coco.one(tmp_path, boxes).split("train")[0])
+    assert after[0] == before[0] and after[1] != before[1]
     assert coco.one(tmp_path, boxes, crowd=True).split("train")[0]["labels"].tolist() == [1, 2, 0]
     empty = source[1]
     assert empty["boxes"].shape == (0, 4) and empty["labels"].shape == (0,) and empty["truth"].shape == (0, 7)

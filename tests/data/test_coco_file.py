@@ -49,6 +49,12 @@ def test_a_wrong_file_is_named(content: Any, told: str, tmp_path: Path) -> None:
         Coco(tmp_path).split("train")
 
 
+def test_too_many_categories_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco_file, "MOST_CLASSES", 2)
+    with pytest.raises(DataError, match="has 3 categories; 2 are the most"):
+        coco.one(tmp_path, [])
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no annotations/instances_train2017\.json, .*coco2017"):
         Coco(tmp_path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,10 @@ def _counts(opened: Opened, split: str, rows: npt.NDArray[Any], limit: int | Non
     total, found = len(opened.classes), dict[str, Any]()
     for name, source in opened.sources.items():
         labels: IntArray | None = getattr(source, "labels", None)
-        if labels is not None:
+        told: Callable[[int], IntArray] | None = getattr(source, "images_by_class", None)
+        if told is not None:
+            found[name] = told(total)
+        elif labels is not None:
             found[name] = np.bincount(labels[(labels >= 0) & (labels < total)], minlength=total)
         elif name == split and limit is None and "classes" in (rows.dtype.names or ()):
             found[name] = rows["classes"].sum(0, dtype=np.int64)

@@ -75,6 +75,15 @@ class BoxedSource:
             return error.message
         return None
 
+    def images_by_class(self, classes: int) -> IntArray:
+        """In how many images there is a sound box of each class, int64 (classes,)."""
+        rows = np.repeat(np.arange(len(self.annotations)), np.diff(self.annotations.ends))
+        taken = np.zeros(len(self.annotations), bool)
+        taken[self.rows] = True
+        chosen = (self.annotations.flaws == 0) & taken[rows]
+        pairs = np.unique(rows[chosen] * classes + self.annotations.labels[chosen])
+        return np.bincount(pairs % classes, minlength=classes)
+
     def flaws(self) -> list[dict[str, Any]]:
         """What the annotations alone tell to be wrong, each with "name" and "reason".
 
