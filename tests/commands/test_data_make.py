@@ -34,7 +34,8 @@ def test_what_is_made_is_a_whole_data_set(tmp_path: Path, capsys: pytest.Capture
 def test_a_seed_draws_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in ("3", "4"):
         main(["data", "make", "shapes", "--format", "coco", *FEW, "--seed", seed, "--to", str(tmp_path / seed)])
-    assert f"shapes is in {tmp_path / '3'}: train 6, val 3, test 2; train with paths.data=" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"shapes is in {tmp_path / '3'}: train 6, val 3, test 2; train with data=coco paths.data=" in told
     one, other = ((tmp_path / seed / "annotations/instances_val2017.json").read_text() for seed in ("3", "4"))
     assert one != other
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, Collector
+from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations
 from calotype.data.box_table import BoxTable
 from calotype.data.boxed import BoxedSource
+from calotype.data.collector import Collector
 from calotype.data.convert import LAYOUTS, convert
 from calotype.data.source import Decoding
 from calotype.data.voc_boxes import VOCBoxes
@@ -105,7 +106,7 @@ def test_round_the_layouts(tmp_path: Path, splits: dict[str, BoxedSource]) -> No
         "images lose their id": 4, "boxes a pixel wide or high, which read as without area": 1, flawed: 1,
     }  # fmt: skip
     voc = VOCBoxes(tmp_path / "voc")
-    assert voc.classes == CLASSES and len(voc.check()["boxes"]) == len(voc.check()["boxes_notes"]) == 1
+    assert voc.classes == CLASSES and len(voc.check()["boxes"]) == len(voc.check()["reaching"]) == 1
     assert truth(voc.split("train"))["a"] == sorted(
         [[1, 2, 11, 20, 0, 0, 180], [0, 0, 40, 30, 2, DIFFICULT, 1200], [3, 3, 9, 9, 1, DIFFICULT, 36]]
     )

@@ -139,7 +139,7 @@ def test_a_box_with_a_flaw_is_kept_and_named(objects: str, flaw: int, told: str,
 def test_a_box_that_reaches_out_by_more_than_a_pixel_is_a_note(tmp_path: Path) -> None:
     data = one(tmp_path, voc_object("cat", (0, 0, 41, 31)) + voc_object("cat", (1, 1, 45, 30)))
     told = "JPEGImages/a.jpg: object 2 (0, 0, 45, 30) reaches out of its image of 40x30 by 5 pixels"
-    assert data.check() == {"boxes_notes": [told]}
+    assert data.check() == {"reaching": [told]}
     assert data.split("train")[0]["boxes"].tolist() == [[0, 0, 40, 30]] * 2
 
 

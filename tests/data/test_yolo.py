@@ -54,7 +54,7 @@ class TestFolders(SourceContract):
         val = self.make().split("val")
         assert len(sample(val, "c")["boxes"]) == 0 and {p.name for p in val.files} == {"c.jpg", "d.jpg", "d.txt"}
         told = ["val: 1 of 2 images have no file of labels, and count as without boxes"]
-        assert self.make().check() == {"boxes_notes": told}
+        assert self.make().check() == {"no_boxes": told}
 
 
 class TestLists(SourceContract):

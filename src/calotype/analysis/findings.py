@@ -38,6 +38,8 @@ PROBLEMS = {
     "void": "mask of void alone",
     "shared": "images that share a mask",
     "boxes": "boxes that can't be used",
+    "doubled": "images that are there twice",
+    "stray": "annotations of no image",
 }
 NOTES = {
     "duplicate": "the same image twice in a split",
@@ -52,7 +54,10 @@ NOTES = {
     "imbalance": "classes of unequal size",
     "passed_over": "files passed over",
     "unpaired": "mask without an image",
-    "boxes_notes": "boxes that are odd, or missing",
+    "reaching": "boxes that reach out of their image",
+    "polygon": "polygons of fewer than three points",
+    "crowd": "boxes around a crowd",
+    "no_boxes": "images without a box",
 }
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",),

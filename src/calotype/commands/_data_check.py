@@ -1,7 +1,7 @@
 """`calotype data check`: what is wrong or odd in a data set, before a run trips over it or scores too well by it.
 
 Every image is read once, and its mask where it has one. Problems end with code 3: images and masks that can't be read,
-labels that are no class, boxes that can't be used, masks of void alone, classes without images, the same image (exact
+labels that are no class, masks of void alone, boxes that can't be used, classes without images, the same image (exact
 or near) in two splits, under two labels or with two masks. Notes don't.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from calotype.commands._dataset import add_dataset_arguments, open_dataset, sound
+from calotype.commands._dataset import add_dataset_arguments, open_dataset
 from calotype.commands._text import count, printable
 from calotype.errors import DataError, UsageError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HELP = """Find what is wrong or odd in a data set: broken images, empty classes, the same image in train and val, ...
 
   calotype data check DIR                      DIR/{train,val,test}/<class>/* or DIR/<class>/*
-                                               DIR/images + DIR/masks; DIR/VOCdevkit
+                                               DIR/images + DIR/masks; DIR/VOCdevkit; DIR/annotations/instances_*
                                                DIR/Annotations + DIR/JPEGImages; DIR/data.yaml; DIR/boxes.csv
   calotype data check experiment=NAME          the data set of a config
 
@@ -65,6 +65,7 @@ def examine(opened: Opened, workers: int | None = None) -> tuple[list[Part], Rep
     from calotype.analysis import looks
     from calotype.analysis.findings import Part, report
     from calotype.commands._progress import Progress
+    from calotype.commands._skipped import sound
     from calotype.commands._survey import Look, survey
 
     parts, look = [], Look(looks.fitting(looks.check_row, len(opened.classes)), looks.check)

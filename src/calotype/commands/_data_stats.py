@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calotype.commands._dataset import add_dataset_arguments, open_dataset, sound
+from calotype.commands._dataset import add_dataset_arguments, open_dataset
 from calotype.commands._text import printable
 from calotype.errors import DataError, RunFolderError, UsageError
 
@@ -71,6 +71,7 @@ def measure(
     """
     from calotype.analysis import looks, measures
     from calotype.commands._progress import Progress
+    from calotype.commands._skipped import sound
     from calotype.commands._survey import Look, survey
 
     source = sound(opened.sources[split])
@@ -112,7 +113,10 @@ def _counts(opened: Opened, split: str, rows: npt.NDArray[Any], limit: int | Non
     total, found = len(opened.classes), dict[str, Any]()
     for name, source in opened.sources.items():
         labels: IntArray | None = getattr(source, "labels", None)
-        if labels is not None:
+        told: Callable[[int], IntArray] | None = getattr(source, "images_by_class", None)
+        if told is not None:
+            found[name] = told(total)
+        elif labels is not None:
             found[name] = np.bincount(labels[(labels >= 0) & (labels < total)], minlength=total)
         elif name == split and limit is None and "classes" in (rows.dtype.names or ()):
             found[name] = rows["classes"].sum(0, dtype=np.int64)

@@ -22,6 +22,8 @@ from calotype.types import DataSet, Source
 ORDER = ("train", "val", "test")
 FILES = {"data.yaml": "yolo", "boxes.csv": "box_table"}
 """Data groups by the file in a folder that tells them."""
+COCO = ("annotations/instances_*.json", "*/_annotations.coco.json")
+"""Files of COCO's annotations, which tell a folder in one of its layouts."""
 
 
 @dataclass(slots=True)
@@ -91,6 +93,8 @@ def _group(folder: str) -> str:
         return "voc2012"
     if found := next((group for name, group in FILES.items() if (top / name).is_file()), None):
         return found
+    if any(next(top.glob(pattern), None) for pattern in COCO):
+        return "coco"
     pairs = ((place / "images", place / "masks") for place in (top, top / "train"))
     return "mask_folder" if any(images.is_dir() and masks.is_dir() for images, masks in pairs) else "image_folder"
 

@@ -12,5 +12,5 @@ def printable(text: object) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """So many of a thing: "1 problem", "2 problems"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    """So many of a thing: "1 problem", "2 problems", "2 boxes"."""
+    return f"{number} {noun}{('es' if noun.endswith('x') else 's') * (number != 1)}"

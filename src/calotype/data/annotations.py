@@ -3,20 +3,29 @@
 A layout's reader gives images and boxes to a `Collector` as they come. What is wrong with a box (a flaw) is kept with
 it: nothing is dropped here. Boxes are xyxy pixels, counted from the image's upper left corner, in float64 as COCO's
 evaluation has them.
+
+Annotations that took long to read can be kept under CALOTYPE_CACHE: they are mapped from there when they are needed
+again, and a worker that is spawned maps the same file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
 
-from calotype.data.index import FileIndex
+from calotype.data.index import FileIndex, read_mapped
 from calotype.errors import DataError
+from calotype.files import TEMPORARY
 
 if TYPE_CHECKING:
     from calotype.types import IntArray
@@ -24,7 +33,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
-MOST_UNKNOWN, LONGEST_NAME = 10_000, 80
 CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
 """Flags of a box: it is around many of a kind; too difficult to count in an evaluation; cut by the image's edge."""
 
@@ -40,6 +48,39 @@ FLAWS = (
 NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED = range(1, len(FLAWS))
 
 
+VERSION = 1
+_BOXES = ("boxes", "labels", "flags", "areas", "numbers", "flaws")
+_KEPT = ("sizes", "ends", *_BOXES)
+_INDEX = ("names", "spans", "ids", "labels")
+
+
+@dataclass(frozen=True, eq=False)
+class Strays(Sequence[str]):
+    """Annotations of no image, in words that are made when they are asked for: those that a layout tells, then boxes by
+    their numbers and the ids of the images that they name.
+    """
+
+    told: Sequence[str] = ()
+    numbers: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    owners: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.told) + len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        if place < len(self.told):
+            return self.told[place]
+        place -= len(self.told)
+        return f"{by_number(int(self.numbers[place]))} is of image {self.owners[place]}, which there isn't"
+
+
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """The boxes of images. Image r of `images`, by ascending id, has the boxes `ends[r]` to `ends[r + 1]`.
@@ -47,7 +88,8 @@ class Annotations:
     `sizes` (n, 2) int32 are the heights and widths that the annotations tell, 0 where they don't. Of each box: `boxes`
     (m, 4) xyxy, `labels` (m,) int16, -1 - k for the unknown category `unknown[k]`, `flags`, `areas` of the object in
     pixels, `numbers` that the layout calls it by, `flaws`. `stray` are annotations of no image, `doubled` images that
-    there are twice, in words. `called` is what a layout calls a box.
+    there are twice, in words. `called` is what a layout calls a box. `cache` and `token` are the file that all is
+    mapped from, if there is one, and what tells that file from another.
     """
 
     images: FileIndex
@@ -63,9 +105,16 @@ class Annotations:
     doubled: Sequence[str] = ()
     unknown: Sequence[str] = ()
     called: str = "box"
+    cache: Path | None = None
+    token: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __reduce__(self) -> tuple[Callable[..., Annotations], tuple[Any, ...]]:
+        if self.cache is not None:
+            return _mapped_again, (self.cache, self.token)
+        return Annotations, tuple(getattr(self, field.name) for field in fields(self))
 
     def of(self, row: int) -> slice:
         """The boxes of an image."""
@@ -79,145 +128,64 @@ class Annotations:
 
     def flawed(self) -> Iterator[tuple[int, int]]:
         """Image and box of each flaw, as rows."""
-        for box in np.flatnonzero(self.flaws).tolist():
-            yield int(np.searchsorted(self.ends, box, "right")) - 1, box
+        return self.with_rows(np.flatnonzero(self.flaws))
+
+    def with_rows(self, boxes: IntArray) -> Iterator[tuple[int, int]]:
+        """Image and box of each of some boxes, as rows."""
+        rows = np.searchsorted(self.ends, boxes, "right") - 1
+        return zip(rows.tolist(), boxes.tolist(), strict=True)
 
     def reason(self, row: int, box: int) -> str:
         """What is wrong with a box, in words that name it."""
-        corners = ", ".join(f"{value:.6g}" for value in self.boxes[box].tolist())
-        place = f" ({corners})" if self.flaws[box] in (NO_AREA, OUTSIDE) else ""
+        place = f" {corners(self.boxes[box])}" if self.flaws[box] in (NO_AREA, OUTSIDE) else ""
         size = f" of {self.sizes[row, 1]}x{self.sizes[row, 0]}" if self.flaws[box] == OUTSIDE else ""
         told, name = FLAWS[self.flaws[box]], -1 - int(self.labels[box])
         if self.flaws[box] == UNKNOWN and 0 <= name < len(self.unknown):
             told = f"has the category {self.unknown[name]!r}, which there isn't"
-        return f"{self.called} {self.numbers[box]}{place} {told}{size}"
+        return f"{self.told(int(self.numbers[box]))}{place} {told}{size}"
+
+    def told(self, number: int) -> str:
+        """What a message calls a box by its number."""
+        return by_number(number, self.called)
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Annotations:
+        """The same with some of the boxes."""
+        left = np.concatenate([[0], np.cumsum(kept)])
+        columns = {name: getattr(self, name)[kept] for name in _BOXES}
+        return replace(self, ends=left[self.ends], **columns, cache=None, token="")
+
+    def relabelled(self, labels: npt.NDArray[np.int16]) -> Annotations:
+        """The same with other classes."""
+        return replace(self, labels=labels, cache=None, token="")
 
 
-@dataclass
-class Collector:
-    """Takes images and boxes as a layout has them. `root` is the folder that the images' names begin at, `called` what
-    it calls a box.
-    """
-
-    root: Path
-    called: str = "box"
-    names: bytearray = field(default_factory=bytearray)
-    ends: list[int] = field(default_factory=lambda: [0])
-    ids: list[int] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    parts: list[tuple[npt.NDArray[Any], ...]] = field(default_factory=list)
-    stray: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    unknown: dict[str, int] = field(default_factory=dict)
-
-    def unknown_label(self, name: str) -> int:
-        """The label of a box of a category that there isn't; of so many only the first are kept by name."""
-        short = name[:LONGEST_NAME]
-        if short not in self.unknown and len(self.unknown) == MOST_UNKNOWN:
-            return -1 - MOST_UNKNOWN
-        return -1 - self.unknown.setdefault(short, len(self.unknown))
-
-    def add_image(self, name: str, id: int, height: int = 0, width: int = 0) -> None:
-        """Add an image by its path below the root."""
-        self.names += name.encode("utf-8", "surrogateescape")
-        self.ends.append(len(self.names))
-        self.ids.append(id)
-        self.sizes.append((height, width))
-
-    def add_boxes(
-        self,
-        image: npt.ArrayLike,
-        boxes: npt.ArrayLike,
-        labels: npt.ArrayLike,
-        about: Mapping[str, npt.ArrayLike],
-    ) -> None:
-        """Add k boxes: the ids of their images (k,), xyxy (k, 4), classes (k,), below 0 for unknown; `about` may have
-        `flags`, `areas` (else the boxes' own), `numbers` (else 0, 1, ... of this call) and `flaws`, each (k,).
-        """
-        corners = np.asarray(boxes, np.float64).reshape(-1, 4)
-        count = len(corners)
-        sides = (corners[:, 2:] - corners[:, :2]).clip(min=0)
-        defaults = {"flags": 0, "areas": sides[:, 0] * sides[:, 1], "numbers": np.arange(count), "flaws": 0}
-        kinds = {"flags": np.uint8, "areas": np.float64, "numbers": np.int64, "flaws": np.uint8}
-        told = [np.broadcast_to(np.asarray(about.get(name, defaults[name]), kinds[name]), count) for name in kinds]
-        self.parts.append((np.asarray(image, np.int64), corners, np.asarray(labels, np.int16), *told))
-
-    def packed(self, classes: Sequence[str]) -> Annotations:
-        """All that was added, by ascending ids of images; flaws that geometry tells are found here.
-
-        Of two images of one id the later is left out and told as doubled; boxes of no image are told as stray.
-        """
-        ids = np.array(self.ids, np.int64)
-        order = np.argsort(ids, kind="stable")
-        fresh = np.ones(len(order), bool)
-        fresh[1:] = ids[order][1:] != ids[order][:-1]
-        ends = np.array(self.ends, np.int64)
-        names = np.frombuffer(bytes(self.names), np.uint8)
-        spans = np.stack([ends[:-1], ends[1:]], 1)
-        whole = FileIndex(self.root, tuple(classes), names, spans[order], ids[order], np.zeros(len(order), np.int64))
-        doubled = [
-            f"{whole.name(row)} has the id {whole.ids[row]} of another" for row in np.flatnonzero(~fresh).tolist()
-        ]
-        rows = order[fresh]
-        images = FileIndex(self.root, tuple(classes), names, spans[rows], ids[rows], np.zeros(len(rows), np.int64))
-        sizes = np.array(self.sizes, np.int32).reshape(-1, 2)[rows]
-        return self._with_boxes(images, sizes, [*self.doubled, *doubled])
-
-    def _with_boxes(self, images: FileIndex, sizes: npt.NDArray[np.int32], doubled: Sequence[str]) -> Annotations:
-        empty = (np.zeros(0, np.int64), np.zeros((0, 4)), *(np.zeros(0) for _ in range(5)))
-        image, boxes, labels, flags, areas, numbers, flaws = (
-            np.concatenate(columns) for columns in zip(*(self.parts or [empty]), strict=True)
-        )
-        row = np.searchsorted(images.ids, image)
-        there = np.append(images.ids, -1)[row] == image if len(images) else np.zeros(len(image), bool)
-        stray = [
-            f"box {number} is of image {owner}, which there isn't"
-            for number, owner in zip(numbers[~there].tolist(), image[~there].tolist(), strict=True)
-        ]
-        chosen = np.flatnonzero(there)
-        chosen = chosen[np.argsort(row[chosen], kind="stable")]
-        row, boxes, flaws = row[chosen], boxes[chosen], flaws[chosen].astype(np.uint8)
-        labels = labels[chosen].astype(np.int16)
-        for code, wrong in _wrong(boxes, labels, sizes[row]).items():
-            flaws[(flaws == 0) & wrong] = code
-        return Annotations(
-            images,
-            sizes,
-            np.searchsorted(row, np.arange(len(images) + 1)).astype(np.int64),
-            boxes,
-            labels,
-            flags[chosen].astype(np.uint8),
-            areas[chosen],
-            numbers[chosen].astype(np.int64),
-            flaws,
-            [*self.stray, *stray],
-            doubled,
-            [*self.unknown],
-            self.called,
-        )
+def by_number(number: int, called: str = "box") -> str:
+    """What a message calls a box by its number; one without an id has -1 - its place in its list."""
+    return f"{called} {number}" if number >= 0 else f"{called} without an id at place {-1 - number}"
 
 
-def _wrong(
-    boxes: Floats, labels: npt.NDArray[np.int16], sizes: npt.NDArray[np.int32]
-) -> dict[int, npt.NDArray[np.bool_]]:
-    """Which boxes have which flaw, as far as numbers tell."""
-    with np.errstate(invalid="ignore"):
-        height, width = sizes.T
-        reaches_in = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-        return {
-            NO_NUMBERS: ~np.isfinite(boxes).all(1),
-            UNKNOWN: labels < 0,
-            NO_AREA: ~(boxes[:, 2:] > boxes[:, :2]).all(1),
-            OUTSIDE: (width > 0) & ~reaches_in,
-        }
+def corners(box: Floats) -> str:
+    """A box in a message."""
+    return f"({', '.join(f'{value:.6g}' for value in box.tolist())})"
 
 
 def unsafe(name: str) -> str | None:
     """Why a file's name in an annotation isn't followed; None for one that stays below its root."""
     parts = name.replace("\\", "/").split("/")
-    if not name or name.startswith("/") or ".." in parts or "\0" in name:
-        return "leaves the folder of images" if name else "is no file's name"
-    return None
+    if not name:
+        return "has no file's name"
+    return "leaves the folder of images" if name.startswith("/") or ".." in parts or "\0" in name else None
+
+
+def unsafe_rows(images: FileIndex) -> list[int]:
+    """The images whose names aren't followed."""
+    starts, stops = images.spans.T
+    content = images.names.tobytes()
+    if b".." not in content and b"\0" not in content:
+        first = np.append(images.names, 0)[starts]
+        found: list[int] = np.flatnonzero((starts == stops) | (first == ord("/"))).tolist()
+        return found
+    return [row for row in range(len(images)) if unsafe(images.name(row))]
 
 
 def required(annotations: Annotations, where: object) -> Annotations:
@@ -225,3 +193,56 @@ def required(annotations: Annotations, where: object) -> Annotations:
     if not len(annotations):
         raise DataError(f"{where} has no image in it")
     return annotations
+
+
+def keep(cache: Path, annotations: Annotations, about: Mapping[str, Any]) -> Annotations:
+    """The annotations, mapped from the file `cache`, which is written with `about`, plain values; as they are where it
+    can't be.
+    """
+    stray = annotations.stray if isinstance(annotations.stray, Strays) else Strays(annotations.stray)
+    arrays = {name: getattr(annotations, name) for name in _KEPT}
+    arrays |= {f"images.{name}": getattr(annotations.images, name) for name in _INDEX}
+    arrays |= {"stray.numbers": stray.numbers, "stray.owners": stray.owners}
+    told = {"version": VERSION, "root": str(annotations.images.root), "classes": annotations.images.classes}
+    told |= {"stray": list(stray.told), "doubled": list(annotations.doubled)}
+    header = json.dumps({"about": dict(about), "token": uuid.uuid4().hex, **told})
+    with suppress(OSError, safetensors.SafetensorError):  # what can't be kept is read again the next time
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        temporary = cache.with_name(f"{TEMPORARY}{cache.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            safetensors.numpy.save_file(contiguous, temporary, {"calotype": header})  # as bytes it would be here twice
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.rename(cache)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if (found := kept(cache)) is not None:
+            return found[0]
+    return annotations
+
+
+def kept(cache: Path) -> tuple[Annotations, dict[str, Any]] | None:
+    """The annotations in a file of `keep` and what was kept about them; None for one that isn't there, isn't ours or is
+    damaged.
+    """
+    try:
+        arrays, told = read_mapped(cache)
+        if told["version"] != VERSION:
+            return None
+        names, spans, ids, labels = (arrays[f"images.{name}"] for name in _INDEX)
+        images = FileIndex(Path(told["root"]), tuple(told["classes"]), names, spans, ids, labels)
+        stray = Strays(told["stray"], arrays["stray.numbers"], arrays["stray.owners"])
+        columns: dict[str, Any] = {name: arrays[name] for name in _KEPT}
+        found = Annotations(images, stray=stray, doubled=told["doubled"], cache=cache, token=told["token"], **columns)
+        return found, told["about"]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        return None
+
+
+def _mapped_again(cache: Path, token: str) -> Annotations:
+    """The annotations as another process has them. Raises DataError when the file is another one by now."""
+    found = kept(cache)
+    if found is None or found[0].token != token:
+        raise DataError(f"{cache}: the annotations were replaced while they were in use; start again")
+    return found[0]

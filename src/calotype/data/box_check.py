@@ -1,4 +1,4 @@
-"""What `data check` is told of boxes, for every layout: those that can't be used, and those that reach out."""
+"""What `data check` is told of boxes, for every layout."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from calotype.data.annotations import CROWD, corners
 
 if TYPE_CHECKING:
     from calotype.data.annotations import Annotations
@@ -15,24 +17,29 @@ REACH = 1.0
 
 
 def texts_of(annotations: Annotations) -> dict[str, list[str]]:
-    """Texts by kind: "boxes" that can't be used, with annotations of no image and images that there are twice;
-    "boxes_notes" that reach out of their image.
+    """Texts by kind: "doubled" images, "stray" annotations of no image, "boxes" that can't be used; and as notes those
+    "reaching" out of their image, and around a "crowd".
     """
-    wrong = [f"{annotations.images.name(row)}: {annotations.reason(row, box)}" for row, box in annotations.flawed()]
-    found = {"boxes": [*wrong, *annotations.stray, *annotations.doubled], "boxes_notes": [*_reaching(annotations)]}
-    return {kind: texts for kind, texts in found.items() if texts}
+    found: dict[str, list[str]] = {}
+    for kind, text in _told(annotations):
+        found.setdefault(kind, []).append(text)
+    return found
 
 
-def _reaching(annotations: Annotations) -> Iterator[str]:
-    rows = np.repeat(np.arange(len(annotations)), np.diff(annotations.ends))
-    height, width = annotations.sizes[rows].T
-    x_min, y_min, x_max, y_max = annotations.boxes.T
+def _told(found: Annotations) -> Iterator[tuple[str, str]]:
+    yield from (("doubled", text) for text in found.doubled)
+    yield from (("stray", text) for text in found.stray)
+    for row, box in found.flawed():
+        yield "boxes", f"{found.images.name(row)}: {found.reason(row, box)}"
+    rows = np.repeat(np.arange(len(found)), np.diff(found.ends))
+    height, width = found.sizes[rows].T
+    x_min, y_min, x_max, y_max = found.boxes.T
     with np.errstate(invalid="ignore"):
         beyond = np.max([-x_min, -y_min, x_max - width, y_max - height], axis=0)
-        which = np.flatnonzero((annotations.flaws == 0) & (width > 0) & (beyond > REACH))
-    for box in which.tolist():
-        row = int(rows[box])
-        size = f"{annotations.sizes[row, 1]}x{annotations.sizes[row, 0]}"
-        corners = ", ".join(f"{value:.6g}" for value in annotations.boxes[box].tolist())
-        place = f"{annotations.images.name(row)}: {annotations.called} {annotations.numbers[box]}"
-        yield f"{place} ({corners}) reaches out of its image of {size} by {beyond[box]:.6g} pixels"
+    sound = found.flaws == 0
+    for row, box in found.with_rows(np.flatnonzero(sound & (width > 0) & (beyond > REACH))):
+        size = f"{found.sizes[row, 1]}x{found.sizes[row, 0]} by {beyond[box]:.6g} pixels"
+        text = f"{found.told(int(found.numbers[box]))} {corners(found.boxes[box])} reaches out of its image of {size}"
+        yield "reaching", f"{found.images.name(row)}: {text}"
+    for row, box in found.with_rows(np.flatnonzero(sound & ((found.flags & CROWD) > 0))):
+        yield "crowd", f"{found.images.name(row)}: {found.told(int(found.numbers[box]))} is around a crowd"

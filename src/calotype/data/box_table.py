@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from calotype.data import box_classes
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, Collector, Floats, required
+from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, Floats, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
+from calotype.data.collector import Collector
 from calotype.data.images import MAX_PIXELS, Background, Mode, size_of
 from calotype.data.index import file_id
 from calotype.data.rows import (

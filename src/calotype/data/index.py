@@ -50,6 +50,8 @@ AT_ONCE = 10_000
 """Names that are unpacked together when all are gone through."""
 NAMED = 10
 """Files that a message names."""
+DTYPES = {"U8": np.uint8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "F64": np.float64}
+"""Types of what is kept, as safetensors calls them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,8 +277,8 @@ def packed(index: FileIndex, below: str, folders: Sequence[tuple[bytes, int]]) -
     return safetensors.numpy.save(arrays, {"calotype": told})
 
 
-def _read_mapped(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """The arrays of a safetensors file, mapped and not read, and our part of its header."""
+def read_mapped(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """The arrays of a safetensors file of ours, mapped and not read, and our part of its header."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
@@ -285,7 +287,7 @@ def _read_mapped(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
     arrays = {}
     for name, entry in header.items():
         start, stop = (8 + size + place for place in entry["data_offsets"])
-        dtype = {"U8": np.uint8, "I64": np.int64}[entry["dtype"]]
+        dtype = DTYPES[entry["dtype"]]
         arrays[name] = np.asarray(data[start:stop]).view(dtype).reshape(entry["shape"])
     return arrays, about
 
@@ -293,7 +295,7 @@ def _read_mapped(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any
 def _open(cache: Path, top: Path) -> tuple[FileIndex, dict[str, npt.NDArray[Any]], dict[str, Any]] | None:
     """A kept index and all that the file holds; None for one that isn't there, isn't ours or is damaged."""
     try:
-        arrays, about = _read_mapped(cache)
+        arrays, about = read_mapped(cache)
         if about["version"] != VERSION or about["root"] != str(top):
             return None
         names, spans, ids, labels = (arrays[name] for name in ("names", "spans", "ids", "labels"))

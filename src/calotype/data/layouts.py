@@ -104,7 +104,7 @@ def write_classes(folder: Path, classes: Sequence[str]) -> None:
 
 def write_coco(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: Sequence[str]) -> Sequence[str]:
     """`train2017` and so on with annotations/instances_train2017.json in `folder`. Ids have gaps, as COCO's have; an
-    annotation's region is an uncompressed run-length code.
+    annotation's region is an uncompressed run-length code. The overrides that train on its boxes.
     """
     (folder / "annotations").mkdir(parents=True)
     ids = [number * (number + 1) // 2 + 1 for number in range(len(classes) - 1)]
@@ -122,7 +122,7 @@ def write_coco(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: S
             image.save(folder / f"{split}2017" / name, compress_level=6)
         told = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
         (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(told))
-    return []
+    return ["data=coco"]
 
 
 def _instances(picture: Picture, image: int, ids: Sequence[int], first: int) -> list[dict[str, Any]]:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from calotype.data import box_classes
-from calotype.data.annotations import NO_NUMBERS, Annotations, Collector, required
+from calotype.data.annotations import NO_NUMBERS, Annotations, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource
+from calotype.data.collector import Collector
 from calotype.data.images import MAX_PIXELS, Background, Mode, size_of
 from calotype.data.index import SUFFIXES, FileIndex, Packer, Paths, folder_index
 from calotype.data.masked import listed
@@ -102,7 +103,7 @@ class YOLO:
                 found.setdefault(kind, []).extend(texts)
             if missing := len(read) - len(self._labelled[split]):
                 told = f"{split}: {missing} of {len(read)} images have no file of labels, and count as without boxes"
-                found.setdefault("boxes_notes", []).append(told)
+                found.setdefault("no_boxes", []).append(told)
             if ignored := self._ignored.get(split):
                 told = f"{split}: {', '.join(f'{count} {kind}' for kind, count in ignored.items())}"
                 found.setdefault("passed_over", []).append(told)
