@@ -28,6 +28,7 @@ BASE = frozenset(
         "plain_pickle",
         "lettering",
         "palette",
+        "drawing",
     }
 )
 MIDDLE = frozenset({"config", "engine", "record", "analysis"})
