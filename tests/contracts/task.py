@@ -32,6 +32,17 @@ def gradients(task: Any, shards: Sequence[Shard]) -> tuple[float, list[Tensor], 
     return sum(loss.value.item() for loss in losses), [p.grad.clone() for p in task.parameters()], losses
 
 
+def copied(value: Any) -> Any:
+    return [copied(item) for item in value] if isinstance(value, list) else value.clone()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two fields are equal: tensors, or lists of them."""
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
 class TaskContract:
     """Inherit; `make` returns a task whose weights are the same each time, `shard` the samples of these ids.
 
@@ -107,14 +118,14 @@ class TaskContract:
             return
         with torch.no_grad():
             prediction = task.predict(shard)
-        before = {name: value.clone() for name, value in {**shard.fields, **prediction.fields}.items()}
+        before = {name: copied(value) for name, value in {**shard.fields, **prediction.fields}.items()}
         drawn = torch.get_rng_state()
         gallery = task.gallery()
         assert dict(gallery.pictures()) == {}, "nothing seen, nothing shown"
         gallery.update(prediction, shard)
         for name, picture in gallery.pictures().items():
             assert picture.dtype == np.uint8 and picture.shape[0] == 3 and "/" not in name
-        assert all(torch.equal(value, before[name]) for name, value in {**shard.fields, **prediction.fields}.items())
+        assert all(same(value, before[name]) for name, value in {**shard.fields, **prediction.fields}.items())
         assert torch.equal(torch.get_rng_state(), drawn)
 
     def test_evaluate_is_forward_and_predict(self) -> None:
@@ -125,4 +136,4 @@ class TaskContract:
             loss, prediction = task.evaluate(shard, task.counts(shard))
             assert torch.equal(loss.value, task(shard, task.counts(shard)).value)
             for name, value in task.predict(shard).fields.items():
-                assert torch.equal(torch.as_tensor(prediction[name]), torch.as_tensor(value))
+                assert same(prediction[name], value)
