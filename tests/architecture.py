@@ -29,6 +29,7 @@ BASE = frozenset(
         "yaml_tree",
         "lettering",
         "palette",
+        "drawing",
     }
 )
 MIDDLE = frozenset({"config", "engine", "record", "analysis"})

@@ -114,6 +114,14 @@ def decoded(offsets: Tensor, defaults: Tensor, variances: tuple[float, float] = 
     return corners(torch.cat([place, size], -1))
 
 
+def moved(boxes: Tensor, affine: Tensor) -> Tensor:
+    """Boxes (n, 4) xyxy of a file in the pixels of the image that it became, float64. `affine` (2, 3) takes an (x, y)
+    of the file to that of the image; it scales, shifts, flips and turns by 90 degrees.
+    """
+    ends = boxes.double().view(-1, 2, 2) @ affine[:, :2].double().T + affine[:, 2].double()
+    return torch.cat([ends.amin(1), ends.amax(1)], 1)
+
+
 def brought_back(boxes: Tensor, affine: Tensor) -> Tensor:
     """Boxes (n, 4) xyxy of a transformed image in the pixels of its file, float64. `affine` (2, 3) takes an (x, y) of
     the file to that of the transformed image; it scales, shifts, flips and turns by 90 degrees.

@@ -202,7 +202,9 @@ class Task(Protocol):
     counts)` gives loss and prediction from one pass, `gallery()` a fresh Gallery; an attribute `inference`, None, is
     set to what asks the network at evaluation and prediction; `predicts` names the field that files are predicted by:
     "logits" (where there is none), or "mask", which of a shard with "affine" is a list of the masks of the files,
-    (H, W) in their own pixels, 255 where the network saw nothing, None for output that is not finite.
+    (H, W) in their own pixels, 255 where the network saw nothing, None for output that is not finite; or "boxes", with
+    "scores" and "labels" lists of (k, 4) xyxy, (k,) and (k,) by descending score, of a shard with "affine" in the
+    pixels of the files, None likewise. An attribute `score` is then the least score of a box, and may be set.
     """
 
     network: Any

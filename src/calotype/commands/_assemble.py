@@ -120,7 +120,7 @@ def _cores() -> int:
 @dataclass(slots=True)
 class Data:
     """The data set's splits, its loaders and the transforms of whole shards; `foreign` names transforms with a random
-    generator of their own.
+    generator of their own; `category_ids` are the numbers of the classes in the data set's annotations, if it has some.
     """
 
     classes: Sequence[str]
@@ -130,6 +130,7 @@ class Data:
     batch_transforms: list[Any]
     foreign: list[str]
     skipped: Skipped | None = None
+    category_ids: list[int] | None = None
 
     def loader(self, split: str, limit: int | None = None, sample: int | None = None) -> Any:
         """The loader that evaluates a split, or `sample` samples of it; None where there is no such split."""
@@ -259,6 +260,7 @@ def load_data(
         batch_transforms,
         [name for names in foreign.values() for name in names],
         skipped,
+        [int(number) for number in getattr(dataset, "category_ids", None) or ()] or None,
     )
 
 

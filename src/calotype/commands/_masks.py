@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from calotype.commands._outputs import folder, names, png, put, refuse_taken
 from calotype.commands._predictions import Predicted, predictions
 from calotype.commands._progress import Progress
-from calotype.errors import RunFolderError, UsageError
-from calotype.files import replace_file
 from calotype.types import VOID
 
 if TYPE_CHECKING:
@@ -39,13 +38,12 @@ class Place:
 
 def write_masks(args: argparse.Namespace, model: Model, files: Sequence[str]) -> int:
     """Write the mask of each file into the folder `args.output`, a row about it to stdout; how many failed."""
-    if args.output is None:
-        raise UsageError("--output DIR is missing: the run predicts masks, and they are files")
-    if args.output.exists() and not args.output.is_dir():
-        raise UsageError(f"--output {args.output} is a file; the masks go into a folder")
-    if args.topk != 1:
-        raise UsageError(f"--topk {args.topk}: the run predicts masks, which have one class a pixel")
-    places = _places(files, args.inputs, args.output, overlay=args.overlay)
+    output = folder(args, "masks", "a pixel")
+    places = []
+    for name in names(files, args.inputs):
+        drawn = output / f"{name.with_suffix('')}_overlay.png"
+        places.append(Place(output / name.with_suffix(".png"), drawn if args.overlay else None))
+    refuse_taken(files, output, [[path for path in (place.mask, place.overlay) if path] for place in places])
     found = predictions(model, files, args.batch_size, keep=args.overlay)
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     writer = WRITERS[args.format or "csv"](sys.stdout, model.classes)
@@ -68,31 +66,6 @@ def write_masks(args: argparse.Namespace, model: Model, files: Sequence[str]) ->
     return failed
 
 
-def _places(files: Sequence[str], inputs: Sequence[str], output: Path, *, overlay: bool) -> list[Place]:
-    """Raises UsageError for two files of one place, and for a place that is an input."""
-    from calotype.config.build import locate
-
-    found = [
-        Place(output / name.with_suffix(".png"), output / f"{name.with_suffix('')}_overlay.png" if overlay else None)
-        for name in locate("calotype.data.listed.placed")(files, inputs)
-    ]
-    read = {Path(file).resolve(): file for file in files}
-    taken: dict[Path, str] = {}
-    for file, place in zip(files, found, strict=True):
-        for path in (place.mask, place.overlay):
-            if path is None:
-                continue
-            if path in taken:
-                raise UsageError(
-                    f"{taken[path]} and {file} would both be written to {path}; predict them into two folders, or name "
-                    "the folder that both are in, whose sub-folders are kept"
-                )
-            if path.resolve() in read:
-                raise UsageError(f"--output {output}: {path} is an image to predict; take another folder")
-            taken[path] = file
-    return found
-
-
 def _write(row: Predicted, place: Place) -> list[int]:
     """Write a file's masks; how many pixels it has of each number."""
     if row.mask is None:
@@ -102,32 +75,18 @@ def _write(row: Predicted, place: Place) -> list[int]:
     from calotype.config.build import locate
 
     mask = row.mask.numpy() if row.mask.element_size() == 1 else row.mask.numpy().astype(np.uint16)
-    _put(place.mask, locate("calotype.data.masks.encode")(mask))
+    put(place.mask, locate("calotype.data.masks.encode")(mask))
     if place.overlay is not None and row.image is not None:
-        _put(place.overlay, _drawn(row.image, mask))
+        put(place.overlay, _drawn(row.image, mask))
     counts: list[int] = np.bincount(mask.ravel(), minlength=VOID + 1).tolist()
     return counts
 
 
-def _put(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
-    except OSError as error:
-        raise RunFolderError(f"{path} can't be written: {error.strerror or error}") from error
-
-
 def _drawn(image: Tensor, mask: npt.NDArray[np.integer[Any]]) -> bytes:
     """A PNG of a mask over its image."""
-    import io
-
-    from PIL import Image
-
     from calotype.palette import overlay
 
-    file, pixels = io.BytesIO(), image.expand(3, -1, -1).permute(1, 2, 0).numpy()
-    Image.fromarray(overlay(pixels, mask)).save(file, "PNG")
-    return file.getvalue()
+    return png(overlay(image.expand(3, -1, -1).permute(1, 2, 0).numpy(), mask))
 
 
 class _Writer(Protocol):

@@ -116,6 +116,12 @@ class Model:
     device: torch.device
 
     @property
+    def category_ids(self) -> Sequence[int]:
+        """The numbers of the classes in files of boxes: the data set's own where it has some, else 1, 2, ..."""
+        recorded: list[int] | None = self.folder.record().get("category_ids")
+        return recorded or range(1, len(self.classes) + 1)
+
+    @property
     def predicts(self) -> str:
         """The field of the task's predictions that files are predicted by."""
         return str(getattr(self.task, "predicts", "logits"))

@@ -104,8 +104,8 @@ def export(
     """Export a run's network to the file `output`, which is written only if it passes onnx.checker and agrees with the
     network. Source of the conversion: torch.onnx.
 
-    Raises DiffersError when it doesn't agree, UsageError where the packages are not installed or the opset can't be
-    had, DataError without the data, CalotypeError for a network that can't be converted.
+    Raises DiffersError when it doesn't agree, UsageError where the packages are not installed, the opset can't be had
+    or the run predicts masks or boxes, DataError without the data, CalotypeError for a network that can't be converted.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UsageError(f"export needs {', '.join(missing)}; install them with pip install 'calotype[onnx]'")
@@ -115,6 +115,12 @@ def export(
     if options.samples < 0:
         raise UsageError(f"--samples {options.samples}: at least 0")
     model = load_model(run, "trainer.compile=false", checkpoint=checkpoint, device="cpu", runs=runs, trust=trust)
+    if model.predicts != "logits":
+        raise UsageError(
+            f"{model.folder.name} can't be exported: {type(model.task).__name__} predicts {model.predicts}, and only "
+            "networks that give class logits are exported; its weights are an ordinary safetensors file, "
+            f"{model.checkpoint.folder / 'model.safetensors'}"
+        )
     shard = _samples(model, options.samples)
     network = _network(model, shard)
     with tempfile.TemporaryDirectory(prefix="calotype-export-") as folder:

@@ -1,5 +1,5 @@
 """`calotype predict RUN INPUT...`: what a trained network says of image files, a row each, as CSV or JSON lines; of a
-segmenter a mask each, as PNG, and rows about them.
+segmenter a mask each, as PNG, of a detector COCO's JSON of all, and rows about them.
 
 The training data need not be there. A file that can't be read is a row with the reason, and the rest goes on; the exit
 code then is 3. Rows come in the order of the inputs, as soon as their batch is done.
@@ -10,29 +10,30 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
-import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from calotype.commands._boxes import write_boxes
 from calotype.commands._masks import write_masks
+from calotype.commands._outputs import stream
 from calotype.commands._predictions import Predicted, predictions
 from calotype.commands._progress import Progress
 from calotype.commands.status import add_run, runs_folder
-from calotype.errors import DataError, RunFolderError, UsageError
-from calotype.files import TEMPORARY
+from calotype.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from calotype.commands._model import Device, Model
 
 HELP = (
     "Predict image files with a run's network: CSV or JSON lines of path, class, probability, top k; of a segmentation "
-    "run a PNG of each mask, in --output DIR."
+    "run a PNG of each mask, of a detection run the boxes as COCO's JSON, in --output DIR."
 )
 FORMATS = ("csv", "jsonl")
+WAYS = {"mask": write_masks, "boxes": write_boxes}
+"""What writes predictions that are no classes of images, by the field that a task predicts."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topk", type=int, default=1, metavar="K", help="so many classes with their probabilities")
     parser.add_argument("--format", choices=FORMATS, help="csv (default), or jsonl; by default what --output ends with")
     parser.add_argument(
-        "--output", type=Path, metavar="PATH", help="the file of the rows, instead of stdout; the folder of the masks"
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="the file of rows, instead of stdout; the folder of masks or boxes",
     )
-    parser.add_argument("--overlay", action="store_true", help="also draw each mask over its image")
+    parser.add_argument("--overlay", action="store_true", help="also draw each mask, or the boxes, over its image")
+    parser.add_argument("--score", type=float, metavar="T", help="boxes that score above T; by default module.score")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once; by default data.eval_batch_size")
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="by default the run's, or cpu"
@@ -62,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; 0. Raises DataError after the last row if a file could not be read."""
     if args.topk < 1:
         raise UsageError(f"--topk {args.topk}: at least 1")
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise UsageError(f"--score {args.score}: from 0 to 1")
     from calotype.commands._model import load_model
 
     files = _files(args.inputs)
@@ -73,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
         runs=runs_folder(args.runs, args.override),
         trust=args.trust,
     )
-    failed = (write_masks if model.predicts == "mask" else _write_classes)(args, model, files)
+    if args.score is not None and model.predicts != "boxes":
+        raise UsageError(f"--score {args.score}: the run predicts no boxes")
+    failed = WAYS.get(model.predicts, _write_classes)(args, model, files)
     if failed:
         raise DataError(f"{failed} of {len(files)} files could not be predicted; their rows say why")
     return 0
@@ -82,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 def _write_classes(args: argparse.Namespace, model: Model, files: Sequence[str]) -> int:
     """Write a row of classes for each file; how many could not be predicted."""
     if args.overlay:
-        raise UsageError("--overlay: the run predicts classes of images, and draws no masks")
+        raise UsageError("--overlay: the run predicts classes of images, and draws no masks or boxes")
     kind = args.format or ("jsonl" if args.output and args.output.suffix in (".jsonl", ".json") else "csv")
     failed, batches = 0, predictions(model, files, args.batch_size)
     with _output(args.output) as stream, Progress(len(files), "images") as progress:
@@ -106,8 +115,8 @@ def predict(
 ) -> Iterator[Predicted]:
     """The predictions of image files, folders and patterns, in their order, as they are computed.
 
-    `run`, `checkpoint` are those of `load`. A file that can't be read gives an `error` and no probabilities or mask.
-    Raises UsageError for an input that means no file and for a run whose task gives neither classes nor masks.
+    `run`, `checkpoint` are those of `load`. A file that can't be read gives an `error` and no probabilities, mask
+    or boxes. Raises UsageError for an input that means no file and for a run whose task gives none of them.
     """
     from calotype.commands._model import load_model
 
@@ -179,14 +188,5 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         return
     if path.is_dir():
         raise UsageError(f"--output {path} is a folder; name a file")
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(path)
-    except OSError as error:
-        raise RunFolderError(f"{path} can't be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with stream(path) as file:
+        yield file

@@ -245,6 +245,7 @@ def start(config: Config, overrides: Sequence[str] = (), *, quiet: bool = False,
                 inexact=assembly.inexact,
                 weights=asdict(assembly.loaded) if assembly.loaded else None,
                 classes=list(assembly.data.classes),
+                category_ids=assembly.data.category_ids,
                 input=asdict(Image.of(assembly.data)),
                 signature=sign(statement(text.encode(), command, search)),
             )

@@ -22,6 +22,7 @@ from calotype.average_precision import AveragePrecision
 from calotype.boxes import brought_back, corners, decoded, encoded, matched, solid, suppressed
 from calotype.errors import ConfigError, DataError
 from calotype.losses import MultiBoxLoss
+from calotype.tasks.gallery_detection import DetectionGallery
 from calotype.tasks.pixels import Pixels
 from calotype.types import Counts, Loss, Prediction, Term
 
@@ -112,6 +113,10 @@ class Detection(nn.Module):
     def metrics(self) -> dict[str, Callable[[], Metric]]:
         """Factories of fresh metrics by name."""
         return {name: partial(copy.deepcopy, metric) for name, metric in self._metrics.items()}
+
+    def gallery(self) -> DetectionGallery:
+        """A fresh gallery of pictures for trackers."""
+        return DetectionGallery(self.classes)
 
     def _targets(self, shard: Shard) -> list[dict[str, Tensor]]:
         """As torchvision's detectors take them: solid boxes, labels from 1."""

@@ -9,7 +9,7 @@ that no font of the system has is called by its number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,29 +47,22 @@ class ClassificationGallery:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = named(classes)
-        self._first: dict[str, Tensor] = {}
-        self._worst: dict[str, Tensor] = {}
+        self._shown = Shown(ROWS * COLUMNS, _thumbnails)
         self._confusion: Tensor | None = None
 
     def update(self, prediction: Prediction, shard: Shard) -> None:
         """Take a shard. Nothing waits for the device."""
         logits, label = prediction["logits"], shard["label"]
         rows = {"image": shard["image"], "label": label, "logits": logits, "loss": _losses(logits, label)}
-        missing = ROWS * COLUMNS - (len(self._first["loss"]) if self._first else 0)
-        if missing:
-            first = {name: value[:missing] for name, value in rows.items()}
-            self._first = joined(self._first, _thumbnails(first))
-        self._worst = highest(joined(self._worst, _thumbnails(highest(rows))))
+        self._shown.begin(rows)
+        self._shown.rank(rows)
         if label.dim() == 1 and len(self.classes) <= LARGEST:
             counts = confusion(label, logits.argmax(1), len(self.classes))
             self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def pictures(self) -> Mapping[str, Picture]:
         """The pictures by name, (3, H, W) uint8; none before the first shard."""
-        found = {}
-        if self._first:
-            found["predictions"] = self._grid(self._first)
-            found["worst"] = self._grid(self._worst)
+        found = self._shown.drawn(self._grid)
         if self._confusion is not None:
             found["confusion"] = matrix(self._confusion.cpu().numpy(), self.classes)
         return found
@@ -97,6 +90,32 @@ class ClassificationGallery:
         return ", ".join(self.classes[number] if number in known else str(number) for number in numbers) or "none"
 
 
+class Shown:
+    """The samples that a gallery shows, as thumbnails on the device: the first, and those of the highest "loss", at
+    most `count` of each. Rows hold "image" and what else has the sample as its first dimension; `small` makes them so.
+    """
+
+    def __init__(self, count: int, small: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> None:
+        self.count, self.small = count, small
+        self.first: dict[str, Tensor] = {}
+        self.worst: dict[str, Tensor] = {}
+
+    def begin(self, rows: Mapping[str, Tensor]) -> None:
+        """Take what is missing of the first samples."""
+        missing = self.count - (len(self.first["image"]) if self.first else 0)
+        if missing:
+            self.first = _joined(self.first, self.small({name: value[:missing] for name, value in rows.items()}))
+
+    def rank(self, rows: Mapping[str, Tensor]) -> None:
+        """Take those that are worse than what there is."""
+        self.worst = _highest(_joined(self.worst, self.small(_highest(rows, self.count))), self.count)
+
+    def drawn(self, grid: Callable[[Mapping[str, Tensor]], Picture]) -> dict[str, Picture]:
+        """The pictures "predictions" and "worst", as far as there is something to show."""
+        grids = {"predictions": self.first, "worst": self.worst}
+        return {name: grid(rows) for name, rows in grids.items() if rows}
+
+
 def named(classes: Sequence[str]) -> tuple[str, ...]:
     """The names that can be written, `class N` in the place of the others."""
     return tuple(name if can_letter(name, TEXT) else f"class {number}" for number, name in enumerate(classes))
@@ -108,12 +127,12 @@ def _losses(logits: Tensor, label: Tensor) -> Tensor:
     return logits.logsumexp(1) - logits.gather(1, label.long().unsqueeze(1)).squeeze(1)
 
 
-def joined(rows: Mapping[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+def _joined(rows: Mapping[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rows and more of them."""
     return {name: torch.cat([rows[name], value]) for name, value in more.items()} if rows else more
 
 
-def highest(rows: Mapping[str, Tensor], count: int = ROWS * COLUMNS) -> dict[str, Tensor]:
+def _highest(rows: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     """The rows of the highest "loss"."""
     order = rows["loss"].argsort(descending=True, stable=True)[:count]
     return {name: value[order] for name, value in rows.items()}

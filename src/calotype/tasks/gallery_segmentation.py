@@ -26,9 +26,8 @@ from calotype.tasks.gallery import (
     LINE,
     PAPER,
     TEXT,
+    Shown,
     as_picture,
-    highest,
-    joined,
     matrix,
     named,
     thumbnails,
@@ -62,28 +61,23 @@ class SegmentationGallery:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = named(classes)
-        self._first: dict[str, Tensor] = {}
-        self._worst: dict[str, Tensor] = {}
+        self._shown = Shown(COLUMNS, _small)
         self._confusion: Tensor | None = None
 
     def update(self, prediction: Prediction, shard: Shard) -> None:
         """Take a shard. Nothing waits for the device."""
         rows = {"image": shard["image"], "found": prediction["mask"], "true": shard["mask"]}
-        missing = COLUMNS - (len(self._first["image"]) if self._first else 0)
-        if missing:
-            self._first = joined(self._first, _small({name: value[:missing] for name, value in rows.items()}))
+        self._shown.begin(rows)
         if len(self.classes) > LARGEST:
             return
         pairs = zip(rows["true"].split(1), rows["found"].split(1), strict=True)
         tables = torch.stack([paired(true, found, len(self.classes))[:-1] for true, found in pairs])
         self._confusion = tables.sum(0) if self._confusion is None else self._confusion + tables.sum(0)
-        worst = highest({**rows, "loss": 1 - _mean_iou(tables)}, COLUMNS)
-        self._worst = highest(joined(self._worst, _small(worst)), COLUMNS)
+        self._shown.rank({**rows, "loss": 1 - _mean_iou(tables)})
 
     def pictures(self) -> Mapping[str, Picture]:
         """The pictures by name, (3, H, W) uint8; none before the first shard."""
-        grids = {"predictions": self._first, "worst": self._worst}
-        found = {name: grid(rows, self.classes) for name, rows in grids.items() if rows}
+        found = self._shown.drawn(lambda rows: grid(rows, self.classes))
         if self._confusion is not None:
             found["confusion"] = matrix(self._confusion.cpu().numpy(), self.classes)
         return found
