@@ -192,6 +192,7 @@ def test_multibox_takes_no_more_negatives_than_there_are_and_of_equal_ones_the_f
     assert what.item() == pytest.approx(10 / 8 * math.log(3))
 
 
-def test_multibox_refuses_a_negative_number_of_negatives() -> None:
-    with pytest.raises(ValueError, match="negatives is -1"):
-        MultiBoxLoss(-1)
+@pytest.mark.parametrize("arguments", [{"negatives": -1}, {"match": 2}])
+def test_multibox_refuses_what_cannot_be(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        MultiBoxLoss(**arguments)

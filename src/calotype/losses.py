@@ -169,16 +169,16 @@ class OHEMCrossEntropyLoss(nn.Module):
 class MultiBoxLoss(nn.Module):
     """What a detector of the SSD kind is trained by: per image the smooth L1 loss of the offsets of default boxes that
     stand for an object, and the cross-entropy of these and of the hardest others, `negatives` for each, both divided by
-    the number of those that stand for an object; 0 for an image that has none.
-
+    the number of those that stand for an object; 0 for an image that has none. A task lets stand for an object what
+    overlaps it by an IoU above `match`.
     Source: W. Liu et al., SSD: Single Shot MultiBox Detector, arXiv:1512.02325.
     """
 
-    def __init__(self, negatives: float = 3.0) -> None:
+    def __init__(self, negatives: float = 3.0, match: float = 0.5) -> None:
         super().__init__()
-        if negatives < 0:
-            raise ValueError(f"negatives is {negatives}, and must be at least 0")
-        self.negatives = negatives
+        if negatives < 0 or not 0 <= match <= 1:
+            raise ValueError(f"negatives is {negatives}, and must be at least 0; match is {match}, and must be in 0..1")
+        self.negatives, self.match = negatives, match
 
     def forward(self, offsets: Tensor, logits: Tensor, wanted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Of places and of classes, each (n,). `offsets` and `wanted` are (n, 4, A), `logits` (n, C, A), where class 0

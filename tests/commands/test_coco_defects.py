@@ -74,7 +74,9 @@ GOLDEN = {
         "stray": [f"{FILE}: box 511 is of image 77, which there isn't"],
     },
     "notes": {
-        "reaching": [f"{FILE}: train2017/000000000007.jpg: box 509 (30, 20, 45, 29) reaches out of its image of 40x30"],
+        "reaching": [
+            f"{FILE}: train2017/000000000007.jpg: box 509 (30, 20, 45, 29) reaches out of its image of 40x30 by 5 pixels"
+        ],
         "polygon": [f"{FILE}: image 1: box 503 has a polygon of fewer than three points"],
         "crowd": [f"{FILE}: train2017/000000000003.jpg: box 504 is around a crowd"],
         "no_boxes": [

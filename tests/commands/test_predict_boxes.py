@@ -133,7 +133,7 @@ def test_a_score_leaves_out_what_is_below_it_and_lets_in_what_the_task_left_out(
     every = scores()
     assert len(every) > 50 and min(every) > 0.05
     low, middle, high = (every[int(len(every) * part)] for part in (0.9, 0.5, 0.1))
-    configured = ("--override", f"module.score={middle}")
+    configured = ("--override", f"module.detections.score={middle}")
     assert low < middle < high
     assert len(scores(*configured, "--score", low)) > len(scores(*configured)) > len(scores("--score", high)) > 0
     assert min(scores("--score", high)) > high

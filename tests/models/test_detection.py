@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import timm
 import torch
+from torch import nn
 
 from calotype.errors import ConfigError
 from calotype.models.detection import SSD, SSD300, DefaultBoxes, ResNetTrunk, SmallFeatures
@@ -81,13 +84,11 @@ def test_outputs_are_in_the_order_of_the_boxes() -> None:
 
     network.features = Places()
     for head, kinds in zip(network.place, boxes.kinds, strict=True):
-        with torch.no_grad():
-            head.weight.zero_()
-            head.bias.zero_()
-            for kind in range(kinds):
-                # output coordinate c of this kind of box is input channel c
-                for coordinate in range(4):
-                    head.weight[coordinate * kinds + kind, coordinate, 1, 1] = 1
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        for kind, coordinate in itertools.product(range(kinds), range(4)):
+            # output coordinate c of this kind of box is input channel c
+            head.weight.data[coordinate * kinds + kind, coordinate, 1, 1] = 1
     offsets, logits = network(torch.zeros(1, 3, 32, 48))
     torch.testing.assert_close(offsets[0, :2].T, boxes.boxes()[:, :2])
     assert logits.shape == (1, 3, len(boxes.boxes()))

@@ -183,9 +183,9 @@ def test_low_scores_overlaps_and_more_than_the_most_never_appear() -> None:
     for label in (0, 1):
         overlap = iou(boxes[labels == label], boxes[labels == label]).fill_diagonal_(0)
         assert float(overlap.max()) <= 0.5 + 1e-5
-    assert len(saying(*outputs, most=7).predict(one)["scores"][0]) == 7
-    assert float(saying(*outputs, score=0.5).predict(one)["scores"][0].min()) > 0.5
-    assert len(saying(*outputs, overlap=0.1).predict(one)["scores"][0]) < len(scores)
+    assert len(saying(*outputs, detections={"most": 7}).predict(one)["scores"][0]) == 7
+    assert float(saying(*outputs, detections={"score": 0.5}).predict(one)["scores"][0].min()) > 0.5
+    assert len(saying(*outputs, detections={"overlap": 0.1}).predict(one)["scores"][0]) < len(scores)
 
 
 def test_output_that_is_not_finite_is_no_detection() -> None:
@@ -205,10 +205,12 @@ def test_the_best_of_each_class_are_taken_of_equal_scores_the_first() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": 1.5}, r"module\.score: 1.5 is not allowed"),
-        ({"overlap": -1}, r"module\.overlap: -1 is not allowed"),
-        ({"match": 2}, r"module\.match: 2 is not allowed"),
-        ({"most": 0}, r"module\.most: 0 is not allowed"),
+        ({"detections": {"score": 1.5}}, r"module\.detections\.score: 1.5 is not allowed; allowed: 0\.\.1"),
+        ({"detections": {"overlap": -1}}, r"module\.detections\.overlap: -1 is not allowed"),
+        ({"detections": {"most": 0}}, r"module\.detections\.most: 0 is not allowed; allowed: 1 or more"),
+        ({"detections": {"most": 2.5}}, r"module\.detections\.most: 2.5 is no whole number"),
+        ({"detections": {"score": "x"}}, r"module\.detections\.score: 'x' is no number"),
+        ({"detections": {"scores": 0.5}}, r"module\.detections\.scores: there is no such key"),
         ({"classes": ()}, r"module\.classes: the data set has no classes"),
     ],
 )

@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file of rows, instead of stdout; the folder of masks or boxes",
     )
     parser.add_argument("--overlay", action="store_true", help="also draw each mask, or the boxes, over its image")
-    parser.add_argument("--score", type=float, metavar="T", help="boxes that score above T; by default module.score")
+    parser.add_argument(
+        "--score", type=float, metavar="T", help="boxes that score above T; by default module.detections.score"
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="images at once; by default data.eval_batch_size")
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="by default the run's, or cpu"

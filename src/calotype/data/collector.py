@@ -131,8 +131,9 @@ class Collector:
         for start in range(0, len(row), TOGETHER):
             some = slice(start, start + TOGETHER)
             before = flaws[some].copy()
+            free = (before == 0) | (before == DOUBLED)
             for code, wrong in _wrong(boxes[some], labels[some], sizes[row[some]]).items():
-                flaws[some][(flaws[some] == before) & wrong] = code
+                flaws[some][free & (flaws[some] == before) & wrong] = code
         ends = np.searchsorted(row, np.arange(len(images) + 1)).astype(np.int64)
         return Annotations(
             images,

@@ -36,9 +36,9 @@ Found = tuple[Tensor, Tensor, Tensor]
 class Detection(nn.Module):
     """The detection task.
 
-    Of default boxes: `loss` is MultiBoxLoss where none is given; those that fit a box by an IoU above `match` stand for
-    it. A class's boxes score above `score`; of two whose IoU is above `overlap` the better stays; an image has at most
-    `most`. `normalize` is {"mean": [...], "std": [...]} per channel, `metrics` replaces the default.
+    Of default boxes: `loss` is MultiBoxLoss where none is given. `detections` may have "score", which a class's boxes
+    score above (0.05), "overlap", the IoU above which the better of two stays (0.5), and "most" of an image (200).
+    `normalize` is {"mean": [...], "std": [...]} per channel, `metrics` replaces the default.
     """
 
     predicts = "boxes"
@@ -49,10 +49,7 @@ class Detection(nn.Module):
         classes: Sequence[str] = (),
         loss: nn.Module | None = None,
         normalize: Mapping[str, Sequence[float]] | None = None,
-        match: float = 0.5,
-        score: float = 0.05,
-        overlap: float = 0.5,
-        most: int = 200,
+        detections: Mapping[str, float] | None = None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
@@ -62,13 +59,10 @@ class Detection(nn.Module):
         self.anchored = hasattr(network, "default_boxes")
         if loss is not None and not self.anchored:
             raise ConfigError(f"{type(network).__name__} has losses of its own; leave it out", key="module.loss")
-        for name, value in (("match", match), ("score", score), ("overlap", overlap)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{value} is not allowed; allowed: 0..1", key=f"module.{name}")
-        if most < 1:
-            raise ConfigError(f"{most} is not allowed; allowed: 1 or more", key="module.most")
+        chosen = _detections(detections or {})
+        self.score, self.overlap, self.most = chosen["score"], chosen["overlap"], int(chosen["most"])
         self.loss = MultiBoxLoss() if loss is None else loss
-        self.match, self.score, self.overlap, self.most = match, score, overlap, most
+        self.match: float = getattr(self.loss, "match", 0.5)
         self.learns_from = ("boxes",) if self.anchored else ("images",)
         self.images = Pixels(normalize)
         self._metrics = {"ap": AveragePrecision(self.classes)} if metrics is None else dict(metrics)
@@ -192,6 +186,21 @@ class Detection(nn.Module):
             for name, value in (("boxes", boxes), ("scores", scores), ("labels", labels)):
                 fields[name].append(value)
         return Prediction(shard.ids, fields)
+
+
+def _detections(given: Mapping[str, float]) -> dict[str, float]:
+    """Which detections are given out. Raises ConfigError with the key of what can't be."""
+    chosen = {"score": 0.05, "overlap": 0.5, "most": 200, **given}
+    for name, value in chosen.items():
+        if name not in ("score", "overlap", "most"):
+            raise ConfigError("there is no such key; allowed: score, overlap, most", key=f"module.detections.{name}")
+        whole = name == "most"
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ConfigError(f"{value!r} is no {'whole ' * whole}number", key=f"module.detections.{name}")
+        if not (value >= 1 if whole else 0 <= value <= 1):
+            allowed = "1 or more" if whole else "0..1"
+            raise ConfigError(f"{value} is not allowed; allowed: {allowed}", key=f"module.detections.{name}")
+    return chosen
 
 
 def best_of_each(scores: Tensor, labels: Tensor, most: int) -> Tensor:
