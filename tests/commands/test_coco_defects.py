@@ -75,7 +75,8 @@ GOLDEN = {
     },
     "notes": {
         "reaching": [
-            f"{FILE}: train2017/000000000007.jpg: box 509 (30, 20, 45, 29) reaches out of its image of 40x30 by 5 pixels"
+            f"{FILE}: train2017/000000000007.jpg: box 509 (30, 20, 45, 29) reaches out of its image of 40x30 "
+            "by 5 pixels"
         ],
         "polygon": [f"{FILE}: image 1: box 503 has a polygon of fewer than three points"],
         "crowd": [f"{FILE}: train2017/000000000003.jpg: box 504 is around a crowd"],

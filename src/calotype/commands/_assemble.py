@@ -300,8 +300,8 @@ def build_task(
     """The task on its device, its weights drawn under the key of their role or taken over from a file, of several the
     one with the sha256 `weights`.
 
-    A task that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data set's; a
-    network whose `num_classes` or `classes` (as some libraries call their number) is null gets the number.
+    A task or a metric that has a parameter `num_classes` or `classes` (their names), and is not told, gets the data
+    set's; a network whose `num_classes` or `classes` (as some libraries call their number) is null gets the number.
     """
     trainer, start = settings.trainer, Start.of(settings.module)
     seed_everything(key(settings.seed, "init"))
@@ -309,6 +309,8 @@ def build_task(
     if isinstance(network := node.get("network"), Mapping):
         asked = [name for name in ("num_classes", "classes") if network.get(name, 0) is None]
         node["network"] = {**network, **dict.fromkeys(asked, len(classes))}
+    if isinstance(metrics := node.get("metrics"), Mapping):
+        node["metrics"] = {name: {**metric, **_told(metric, classes)} for name, metric in metrics.items()}
     task = build(node, "module", **_told(node, classes))
     if settings.module.inference is not None:
         if not hasattr(task, "inference"):
