@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import calotype
 from calotype.cli import main
@@ -16,6 +17,7 @@ from calotype.commands._start import other_inputs
 from calotype.commands.verify import told, verify
 from calotype.config.compose import compose
 from calotype.config.search import PACKAGED, options
+from calotype.data.shapes import Shapes
 from tests import runs
 from tests.data.test_voc import devkit, semantic_boundaries
 from tests.toys import cifar, mnist, photos
@@ -32,6 +34,28 @@ def voc(folder: Path) -> Path:
     return folder
 
 
+def coco(folder: Path) -> Path:
+    """Drawn shapes as COCO's folders."""
+    Shapes("boxes", size=48, images=(8, 4, 0)).write(folder, "coco", lambda _: None)
+    return folder
+
+
+def cells(folder: Path) -> Path:
+    """Eight images with a box each, one of them without area."""
+    root = folder / "bccd"
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / name).mkdir(parents=True)
+    for number in range(10):
+        Image.new("RGB", (64, 48), (20 * number, 200 - 20 * number, 90)).save(root / "JPEGImages" / f"{number}.jpg")
+        end = 9 if number == 3 else 30 + number
+        box = f"<xmin>9</xmin><ymin>5</ymin><xmax>{end}</xmax><ymax>{end}</ymax>"
+        found = f"<object><name>{'RBC' if number % 2 else 'WBC'}</name><bndbox>{box}</bndbox></object>"
+        (root / "Annotations" / f"{number}.xml").write_text(f"<annotation>{found}</annotation>")
+    for split, names in {"train": range(5), "val": range(5, 8), "test": range(8, 10)}.items():
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{number}\n" for number in names))
+    return folder
+
+
 DATA: dict[str, Callable[[Path], Path]] = {
     "mnist": lambda folder: mnist.write(folder, train=100),
     "fashion_mnist": lambda folder: mnist.write(folder, train=100),
@@ -40,6 +64,9 @@ DATA: dict[str, Callable[[Path], Path]] = {
     "image_folder": lambda folder: photos.draw(folder, {"train": 4, "val": 2}),
     "digits": lambda folder: folder,
     "shapes_segmentation": lambda folder: folder,
+    "shapes_detection": lambda folder: folder,
+    "bccd_ssd": cells,
+    "ssd300_coco": coco,
     "voc2012_deeplabv3_resnet101": voc,
     "voc2012_deeplabv3_resnet101_sbd": voc,
     "voc2012_best": voc,
@@ -48,7 +75,7 @@ DATA: dict[str, Callable[[Path], Path]] = {
 """Writes what an experiment reads into a folder: a hundred images or less to train on."""
 
 SLOW = (
-    *("cifar10_resnet18", "image_folder"),
+    *("cifar10_resnet18", "image_folder", "ssd300_coco"),
     *("voc2012_deeplabv3_resnet101", "voc2012_deeplabv3_resnet101_sbd", "voc2012_best"),
 )
 
@@ -105,6 +132,8 @@ def test_every_experiment_trains_and_comes_out_the_same(here: Path, experiment: 
         small = "{_target_: calotype.data.transforms.PadTo, size: 65}"
         overrides += ["module.weights=null", "data.crop_size=65", "trainer.shards=1", "data.batch_size=3"]
         overrides += [f"data.eval_transforms=[{small}]"]
+    if experiment == "ssd300_coco":
+        overrides += ["module.weights=null", "model=ssd300_resnet18"]
     if experiment == "fine_tune":
         first = calotype.train(*DIGITS, quiet=True).folder
         overrides = ["experiment=[digits,fine_tune]", *TWO_STEPS, f"module.init_from={first}"]
