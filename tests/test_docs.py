@@ -35,7 +35,15 @@ def pages_with_commands() -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("page", pages_with_commands(), ids=lambda page: page.name)
+LONG = {"distributed.md", "tracking.md", "segmentation.md", "detection.md", "add-a-network.md"}
+"""Pages whose commands take a good part of a minute."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.long] * (page.name in LONG)) for page in pages_with_commands()],
+    ids=lambda page: page.name,
+)
 def test_a_page_s_commands_work_and_give_what_it_shows(page: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     Session(tmp_path, EXCUSED).run(page.read_text())

@@ -129,6 +129,7 @@ def test_a_process_that_is_killed_is_named(rank: int, root_of: dict[str, Path], 
     assert status["state"] == "running" if rank == 0 else status["exit_code"] == harness.INTERRUPTED
 
 
+@pytest.mark.long
 def test_a_process_that_hangs_is_named_with_where_it_is(root_of: dict[str, Path], tmp_path: Path) -> None:
     plan, timeout = "1/in_backward@6:hang", 3
     outcomes, run = failing(2, plan, root_of["classification"], tmp_path, timeout=timeout)
