@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,8 @@ def main() -> None:
         )
         for _ in range(arguments.turns):
             for name, measure in (("calotype", by_calotype), ("bare", bare)):
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    speeds[name].append(pool.apply(measure, (arguments, folder)))
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    speeds[name].append(pool.submit(measure, arguments, folder).result())
                 sys.stderr.write(f"{name:9} {speeds[name][-1]:.3f} images/s\n")
     medians = {name: round(statistics.median(found), 3) for name, found in speeds.items()}
     ratio = round(medians["calotype"] / medians["bare"], 3)

@@ -35,7 +35,9 @@ def sections(size: int, strategy: str = "fsdp", **trainer: Any) -> dict[str, Any
     "step, a backward pass, validation",
 )
 @pytest.mark.parametrize("size", [2, *(pytest.param(size, marks=pytest.mark.long) for size in (3, 4))])
-@pytest.mark.parametrize("task", ["classification", pytest.param("segmentation", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "task", ["classification", *(pytest.param(task, marks=pytest.mark.long) for task in ("segmentation", "detection"))]
+)
 def test_fsdp_resumes_exactly(task: str, size: int, root_of: dict[str, Path], tmp_path: Path) -> None:
     straight = trained(size, *written(tmp_path / "straight", task, root_of[task], **sections(size)))
     plans = [(size, "1/after_step@3"), (size, "0/in_backward@5"), (size, "0/in_val@2:SIGTERM")]

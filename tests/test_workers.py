@@ -167,7 +167,9 @@ FAST: dict[str, Any] = {"trainer": {"reduce": "fast", "shards": 4}}
     "Under reduce=fast a resume on as many processes is exact too", condition="CPU, DDP; 2, 3 and 4 processes"
 )
 @pytest.mark.parametrize("size", [3, *(pytest.param(size, marks=pytest.mark.long) for size in (2, 4))])
-@pytest.mark.parametrize("task", ["classification", pytest.param("segmentation", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "task", ["classification", *(pytest.param(task, marks=pytest.mark.long) for task in ("segmentation", "detection"))]
+)
 def test_ddp_resumes_exactly(task: str, size: int, root_of: dict[str, Path], tmp_path: Path) -> None:
     """torch's DDP alone does not, with three processes and more."""
     sections = {"trainer": {**FAST["trainer"], "shards": 2 * size}, "data": {"batch_size": 4 * size}}
