@@ -112,6 +112,18 @@ def bare(arguments: argparse.Namespace, folder: Path) -> float:
                 return (step - step // 2) * arguments.batch / (time.perf_counter() - began)
 
 
+def in_turns(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+    """What each reached in each turn."""
+    speeds: dict[str, list[float]] = {"calotype": [], "bare": []}
+    Shapes("boxes", size=320, images=(max(64, arguments.batch), 1, 0)).write(folder / "data", "coco", lambda _: None)
+    measures = {"calotype": by_calotype, "bare": bare}
+    for name in [*measures] * arguments.turns:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            speeds[name].append(pool.submit(measures[name], arguments, folder).result())
+        sys.stderr.write(f"{name:9} {speeds[name][-1]:.3f} images/s\n")
+    return speeds
+
+
 def main() -> None:
     """Read the command line, measure, write the JSON."""
     parser = argparse.ArgumentParser(description="SSD300 by Calotype and by a bare loop.")
@@ -121,17 +133,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
-    speeds: dict[str, list[float]] = {"calotype": [], "bare": []}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        Shapes("boxes", size=320, images=(max(64, arguments.batch), 1, 0)).write(
-            folder / "data", "coco", lambda _: None
-        )
-        for _ in range(arguments.turns):
-            for name, measure in (("calotype", by_calotype), ("bare", bare)):
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                    speeds[name].append(pool.submit(measure, arguments, folder).result())
-                sys.stderr.write(f"{name:9} {speeds[name][-1]:.3f} images/s\n")
+        speeds = in_turns(arguments, Path(temporary))
     medians = {name: round(statistics.median(found), 3) for name, found in speeds.items()}
     ratio = round(medians["calotype"] / medians["bare"], 3)
     print(json.dumps({**vars(arguments), "images_per_s": medians, "ratio": ratio}, indent=2))

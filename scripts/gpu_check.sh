@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks on a machine with a CUDA device what the tests can only check on a CPU: precisions, compile, channels_last,
-# strict determinism, exact resume, segmentation with the substitutes of what is not deterministic there. Each case trains
-# the digits, or drawn shapes, for two epochs, runs them again with a resume on the way, and must come to the same bits. One JSON line a case goes to $OUT/gpu_check.jsonl (benchmarks/results by default).
+# strict determinism, exact resume, segmentation with the substitutes of what is not deterministic there, detection. Each
+# case trains the digits, or drawn shapes, for two epochs, runs them again with a resume on the way, and must come to the
+# same bits. One JSON line a case goes to $OUT/gpu_check.jsonl (benchmarks/results by default).
 #
 #     scripts/gpu_check.sh                  # CALOTYPE=path/to/calotype and ACCELERATOR=cpu are for trying the script
 set -euo pipefail
@@ -49,4 +50,10 @@ check "segmentation, U-Net" "$few"
 check "segmentation, several losses" "$few" 'module.loss={_target_: calotype.losses.Sum, terms: {ce: {_target_: torch.nn.CrossEntropyLoss}, dice: {_target_: calotype.losses.DiceLoss}}}'
 check "segmentation, DeepLabV3, 16-mixed" "$few" model=deeplabv3_resnet101 module.network.aux_loss=true trainer.precision=16-mixed
 check "segmentation, SegFormer, bf16-mixed" "$few" model=smp_segformer trainer.precision=bf16-mixed
+
+experiment=shapes_detection
+few='data.images=[128,16,16]'
+check "detection, small SSD" "$few"
+check "detection, SSD300, 16-mixed" "$few" model=ssd300_resnet18 trainer.precision=16-mixed data.size=300
+check "detection, FCOS, bf16-mixed" "$few" model=fcos_resnet50_fpn trainer.precision=bf16-mixed
 exit "$failed"
