@@ -35,7 +35,10 @@ def pages_with_commands() -> list[Path]:
     ]
 
 
-LONG = {"distributed.md", "tracking.md", "segmentation.md", "detection.md", "add-a-network.md"}
+LONG = {
+    *("quickstart.md", "distributed.md", "tracking.md", "segmentation.md", "detection.md"),
+    *("add-a-network.md", "add-a-dataset.md", "after-a-run.md"),
+}
 """Pages whose commands take a good part of a minute."""
 
 

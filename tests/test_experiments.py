@@ -75,7 +75,7 @@ DATA: dict[str, Callable[[Path], Path]] = {
 """Writes what an experiment reads into a folder: a hundred images or less to train on."""
 
 SLOW = (
-    *("cifar10_resnet18", "image_folder", "ssd300_coco"),
+    *("cifar10_resnet18", "image_folder", "shapes_detection", "shapes_segmentation", "ssd300_coco"),
     *("voc2012_deeplabv3_resnet101", "voc2012_deeplabv3_resnet101_sbd", "voc2012_best"),
 )
 

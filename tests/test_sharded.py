@@ -155,7 +155,7 @@ def test_a_process_that_is_killed_is_named(strategy: str, root_of: dict[str, Pat
 @pytest.mark.parametrize(
     ("size", "strategy", "told"),
     [
-        (2, "ddp", "config: trainer.strategy: fsdp -> ddp"),
+        pytest.param(2, "ddp", "config: trainer.strategy: fsdp -> ddp", marks=pytest.mark.long),
         pytest.param(4, "fsdp", "machine: processes: 2 -> 4", marks=pytest.mark.long),
         pytest.param(1, "fsdp", "machine: processes: 2 -> 1", marks=pytest.mark.long),
     ],

@@ -182,6 +182,7 @@ def test_ddp_resumes_exactly(task: str, size: int, root_of: dict[str, Path], tmp
 @pytest.mark.guarantee(
     "A run that moves to another number of processes reads the same samples at each step", condition="reduce=fast too"
 )
+@pytest.mark.long
 def test_under_fast_a_move_keeps_the_samples(root_of: dict[str, Path], tmp_path: Path) -> None:
     root = root_of["classification"]
     alone = trained(1, *written(tmp_path / "alone", "classification", root, **FAST))

@@ -35,7 +35,7 @@ def started(how: str, *arguments: str) -> AbstractContextManager[subprocess.Pope
 @pytest.mark.guarantee(
     "`calotype verify` proves on one process what several computed", condition="trainer.reduce=exact"
 )
-@pytest.mark.parametrize("how", STARTS)
+@pytest.mark.parametrize("how", ["torchrun", pytest.param("devices", marks=pytest.mark.long)])
 def test_a_run_by_two_processes(how: str, parity_root: Path, tmp_path: Path) -> None:
     config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
     with started(how, config, "--json") as child:
@@ -181,6 +181,7 @@ def test_a_mistake_is_told_once(arguments: list[str], code: int, told: str, pari
     assert not list(tmp_path.glob("runs/*/*/record.json"))
 
 
+@pytest.mark.long
 def test_what_all_fail_with_is_told_once(parity_root: Path, tmp_path: Path) -> None:
     """And has its own exit code, though what launched the processes ends them as soon as one has left."""
     config = write(toy("classification", parity_root, tmp_path / "runs"), tmp_path / "config.yaml")
