@@ -54,20 +54,20 @@ def fitting(rows: Rows, detection: int, *, coco: bool) -> list[tuple[float, int]
     return [(part, item) for part, item in parts if part >= 0.5]
 
 
-def as_coco(rows: Rows) -> npt.NDArray[np.int8]:
+def as_coco(rows: Rows) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64]]:
     """One detection after another, each with what is left."""
-    verdicts, taken = np.zeros(len(rows.found.scores), np.int8), set[int]()
+    verdicts, takers = np.zeros(len(rows.found.scores), np.int8), np.full(len(rows.truth.label), -1)
     loose = rows.truth.crowd | rows.truth.difficult
     for group in np.ndindex(rows.images, rows.classes):
         for place, detection in enumerate(ranked(rows, *group)):
             fits = fitting(rows, detection, coco=True)
-            left = [(not loose[item], part, item) for part, item in fits if item not in taken]
+            left = [(not loose[item], part, item) for part, item in fits if takers[item] < 0]
             if place >= 100 or (left and not max(left)[0]):
                 verdicts[detection] = -1
             elif left:
-                taken.add(max(left)[2])
+                takers[max(left)[2]] = detection
                 verdicts[detection] = 1
-    return verdicts
+    return verdicts, takers
 
 
 def as_voc(rows: Rows) -> npt.NDArray[np.int8]:
@@ -90,8 +90,9 @@ def as_voc(rows: Rows) -> npt.NDArray[np.int8]:
 def test_verdicts_are_those_of_one_after_another(seed: int, difficult: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "PIECE", 7)
     rows = rows_of(drawn(25, seed, difficult=difficult))
-    coco, plain = matching.judged(rows, coco=True), matching.judged(rows, coco=False)
-    assert coco.tolist() == as_coco(rows).tolist() and plain.tolist() == as_voc(rows).tolist()
+    (coco, takers), (plain, _) = matching.judged(rows, coco=True), matching.judged(rows, coco=False)
+    assert [coco.tolist(), takers.tolist()] == [found.tolist() for found in as_coco(rows)]
+    assert plain.tolist() == as_voc(rows).tolist()
     assert {1, 0} <= set(coco.tolist()) and (coco != plain).any()
     assert not difficult or -1 in plain
 
@@ -101,10 +102,10 @@ def test_crowded_scenes_take_many_rounds() -> None:
     objects = [[x, 0, x + 60, 40, 0, 0] for x in draw.integers(0, 40, 30)]
     found = [[x, 0, x + 60, 40, score / 32, 0] for x, score in draw.integers(0, 32, (130, 2))]
     rows = rows_of(told(objects, *found))
-    verdicts = matching.judged(rows, coco=True)
-    assert verdicts.tolist() == as_coco(rows).tolist()
+    verdicts, takers = matching.judged(rows, coco=True)
+    assert [verdicts.tolist(), takers.tolist()] == [found.tolist() for found in as_coco(rows)]
     assert (verdicts == 1).sum() == 30 and (verdicts == -1).sum() == 30, "30 objects, 30 after the first 100"
-    assert (matching.judged(rows, coco=False) == 1).sum() < 30
+    assert (matching.judged(rows, coco=False)[0] == 1).sum() < 30
 
 
 def test_half_an_overlap_is_enough() -> None:
@@ -114,14 +115,14 @@ def test_half_an_overlap_is_enough() -> None:
         told([[0, 0, 10, 10, 0, 0]], [0, 0, 10, 4.99, 0.9, 0]),
     )
     for coco in (True, False):
-        assert matching.judged(rows_of(just), coco=coco).tolist() == [1]
-        assert matching.judged(rows_of(less), coco=coco).tolist() == [0]
+        assert matching.judged(rows_of(just), coco=coco)[0].tolist() == [1]
+        assert matching.judged(rows_of(less), coco=coco)[0].tolist() == [0]
 
 
 def test_a_crowd_is_met_by_what_lies_in_it() -> None:
     crowd = told([[0, 0, 100, 100, 0, 1]], [0, 0, 10, 10, 0.9, 0], [95, 0, 107, 10, 0.8, 0])
-    assert matching.judged(rows_of(crowd), coco=True).tolist() == [-1, 0]
-    assert matching.judged(rows_of(crowd), coco=False).tolist() == [0, 0], "VOC has difficult objects, no crowds"
+    assert matching.judged(rows_of(crowd), coco=True)[0].tolist() == [-1, 0]
+    assert matching.judged(rows_of(crowd), coco=False)[0].tolist() == [0, 0], "VOC has difficult objects, no crowds"
 
 
 TWO = [[0, 0, 10, 10, 0, 0], [4, 0, 14, 10, 0, 0]]
@@ -130,8 +131,8 @@ TWO = [[0, 0, 10, 10, 0, 0], [4, 0, 14, 10, 0, 0]]
 
 def test_a_second_detection_of_an_object_is_wrong_in_voc() -> None:
     both = told(TWO, [0, 0, 10, 10, 0.9, 0], [1, 0, 11, 10, 0.8, 0])
-    assert matching.judged(rows_of(both), coco=False).tolist() == [1, 0]
-    assert matching.judged(rows_of(both), coco=True).tolist() == [1, 1], "COCO gives it the object that is left"
+    assert matching.judged(rows_of(both), coco=False)[0].tolist() == [1, 0]
+    assert matching.judged(rows_of(both), coco=True)[0].tolist() == [1, 1], "COCO gives it the object that is left"
 
 
 def test_a_detection_of_a_difficult_object_counts_nowhere() -> None:
@@ -220,7 +221,7 @@ def test_the_curve_is_the_one_that_coco_reads_its_ap_at_half_from(seed: int) -> 
     """Matching here and in pycocotools agree detection by detection, as the figures made of them do."""
     rows = rows_of(drawn(40, seed))
     precision, _ = evaluators.tables(rows, "pycocotools")
-    for label, (_, right, objects) in enumerate(matching.by_class(rows, matching.judged(rows, coco=True))):
+    for label, (_, right, objects) in enumerate(matching.by_class(rows, matching.judged(rows, coco=True)[0])):
         if objects:
             hits = np.cumsum(right)
             best = np.maximum.accumulate((hits / np.arange(1, len(right) + 1))[::-1])[::-1]
@@ -232,7 +233,7 @@ def test_the_best_f1_is_the_best_of_all_thresholds() -> None:
     batch = drawn(40, 1)
     metric, rows = AveragePrecision(CLASSES), rows_of(batch)
     metric.update(*batch)
-    figures, curves, verdicts = metric.compute(metric.state()), metric.curves(metric.state()), as_coco(rows)
+    figures, curves, verdicts = metric.compute(metric.state()), metric.curves(metric.state()), as_coco(rows)[0]
     for label, name in enumerate(CLASSES[:-1]):
         counted = (rows.truth.label == label) & ~rows.truth.crowd
         every = {}

@@ -82,8 +82,8 @@ def test_a_box_is_right_false_or_counts_nowhere(boxes: Any, truth: Any, right: l
 
 
 def test_the_better_box_takes_the_object_it_fits_best() -> None:
-    right, took = judged(found((BOX, 0.9, 0), (BOX, 0.8, 0)), objects((NEAR, 0, 0), (BOX, 0, 0)))
-    assert right.tolist() == [YES, YES] and took.tolist() == [1, 0]
+    right, takers = judged(found((BOX, 0.9, 0), (BOX, 0.8, 0)), objects((NEAR, 0, 0), (BOX, 0, 0), (FAR, 0, 0)))
+    assert right.tolist() == [YES, YES] and takers.tolist() == [1, 0, -1]
 
 
 def test_mistakes_are_what_is_missed_and_what_is_false_and_sure() -> None:

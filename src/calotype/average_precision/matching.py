@@ -85,8 +85,8 @@ def curve(scores: Floats, right: Flags, objects: int) -> Curve:
     return Curve(scores[last], np.cumsum(right, dtype=np.int64)[last], last + 1, objects)
 
 
-def judged(rows: Rows, *, coco: bool) -> Verdicts:
-    """(k,): whether each detection is right, wrong or ignored.
+def judged(rows: Rows, *, coco: bool) -> tuple[Verdicts, IntArray]:
+    """(k,): whether each detection is right, wrong or ignored; (m,): the detection that has each object, -1 for none.
 
     VOC: it is judged by the object that it fits best, of two that fit as well the first; if that is difficult it is
     ignored, if one of a higher score fits it best as well it is wrong. COCO: it has the best of those that are left, of
@@ -103,8 +103,8 @@ def judged(rows: Rows, *, coco: bool) -> Verdicts:
     loose = truth.crowd | truth.difficult
     keys = (-item, -overlap, loose[item]) if coco else (item, -overlap)
     order = np.lexsort((*keys, detection))
-    _deal(verdicts, _Choices(detection[order], item[order]), loose, found.scores, rounds=None if coco else 1)
-    return verdicts
+    choices = _Choices(detection[order], item[order])
+    return verdicts, _deal(verdicts, choices, loose, found.scores, rounds=None if coco else 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +115,10 @@ class _Choices:
     item: IntArray
 
 
-def _deal(verdicts: Verdicts, choices: _Choices, loose: Flags, scores: Floats, *, rounds: int | None) -> None:
-    """Give each object to one detection at most, and any number to what is `loose`; writes the verdicts."""
+def _deal(verdicts: Verdicts, choices: _Choices, loose: Flags, scores: Floats, *, rounds: int | None) -> IntArray:
+    """Give each object to one detection at most, and any number to what is `loose`: writes the verdicts, and returns
+    the detection of each object, -1 for none.
+    """
     order = np.argsort(-scores, kind="stable")
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -137,9 +139,11 @@ def _deal(verdicts: Verdicts, choices: _Choices, loose: Flags, scores: Floats, *
         sent = np.concatenate([asking[~won], displaced])
         verdicts[sent] = WRONG
         if rounds == 1:
-            return
+            break
         following[sent] += 1
         asking = sent[following[sent] < end[sent]]
+    owners: IntArray = np.append(order, -1)[owner]
+    return owners
 
 
 def _beyond(found: Found, classes: int) -> IntArray:

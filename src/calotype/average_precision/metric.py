@@ -74,7 +74,7 @@ class AveragePrecision:
         and `threshold[<class>]`, the score that has it. In 0..1, NaN where there is nothing to find.
         """
         rows = gathered(state, len(self.classes))
-        judged = list(matching.by_class(rows, matching.judged(rows, coco=self.protocol == COCO)))
+        judged = list(matching.by_class(rows, matching.judged(rows, coco=self.protocol == COCO)[0]))
         if self.protocol == COCO:
             figures, each = _of_coco(rows, self.backend)
         else:
@@ -89,7 +89,7 @@ class AveragePrecision:
     def curves(self, state: Mapping[str, Sequence[Tensor]]) -> dict[str, Curve]:
         """Precision and recall of each class at IoU 0.5, for pictures."""
         rows = gathered(state, len(self.classes))
-        judged = matching.by_class(rows, matching.judged(rows, coco=self.protocol == COCO))
+        judged = matching.by_class(rows, matching.judged(rows, coco=self.protocol == COCO)[0])
         return {name: matching.curve(*found) for name, found in zip(self.classes, judged, strict=True)}
 
 

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.boxes import area, intersections, iou, moved
+from calotype.average_precision import matching
+from calotype.average_precision.rows import CROWD, DIFFICULT, Found, Rows, Truth
+from calotype.boxes import moved
 from calotype.drawing import Mark, Style, class_colour, draw
 from calotype.lettering import fitted, font, lettered
 from calotype.tasks.gallery import INK, LINE, PAPER, TEXT, Shown, as_picture, named, thumbnails
@@ -32,22 +34,20 @@ Picture = npt.NDArray[np.uint8]
 
 ROWS, COLUMNS, SIDE, GAP = 3, 4, 256, 4
 """Of a grid: rows, columns, pixels of a thumbnail's side, pixels between thumbnails."""
-FITS, SURE = 0.5, 0.5
-"""The IoU from which on a box fits an object, and the score from which on boxes are drawn and mistakes counted."""
-APART = 1 | 2
-"""Flags of objects that count nowhere: crowds and difficult ones."""
+SURE = 0.5
+"""The score from which on boxes are drawn and mistakes counted."""
 MOST = 100
 """Boxes of a sample that are drawn, objects first."""
 CURVES, WIDE, HIGH = 20, 480, 360
 """Of precision by recall: classes, pixels."""
 OBJECT, FOUND = 0.0, 1.0
 """What a row of marks is: an object, or a box that was found."""
-YES, NO, NEITHER = 1.0, 0.0, -1.0
+YES, NO, NEITHER = float(matching.RIGHT), float(matching.WRONG), float(matching.IGNORED)
 """Whether an object was found, or a box is right."""
 GREEN, RED, GREY, WHITE = (0, 150, 60), (215, 0, 40), (128, 128, 128), (255, 255, 255)
 LEGEND = (
     ("object, named where missed", WHITE, True),
-    (f"right at IoU {FITS}", GREEN, False),
+    (f"right at IoU {matching.LEAST}", GREEN, False),
     (f"false; both from a score of {SURE:.0%} on", RED, False),
     ("counts nowhere", GREY, False),
 )
@@ -74,12 +74,11 @@ class DetectionGallery:
         """Take a shard. Waits for the device once."""
         marks, mistakes = [], []
         for found, truth, affine in _on_host(prediction, shard):
-            right, took = judged(found, truth)
-            counts = (truth[:, 5].long() & APART) == 0
+            right, taker = judged(found, truth)
+            counts = (truth[:, 5].long() & (CROWD | DIFFICULT)) == 0
             self._count(found, truth[counts], right)
             sure = found[:, 4] >= SURE
-            there = torch.zeros(len(truth), dtype=torch.bool)
-            there[took[(right == YES) & sure]] = True
+            there = F.pad(sure, (0, 1))[taker]
             mistakes.append(int((counts & ~there).sum()) + int((sure & (right == NO)).sum()))
             told = torch.where(counts, there.double(), NEITHER)
             objects = torch.column_stack([moved(truth[:, :4], affine), truth[:, 4], torch.zeros_like(told), told])
@@ -136,25 +135,18 @@ def _found(boxes: Tensor | None, scores: Tensor | None, labels: Tensor | None) -
 
 
 def judged(found: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """What was found (k, 6), by descending score, against the objects (m, 6): for each box YES, NO or NEITHER, and the
-    number of the object that it took, (k,) int64, 0 where it took none.
+    """What was found (k, 6) against the objects (m, 6): for each box YES, NO or NEITHER, and the number of the box that
+    each object was given to, (m,) int64, -1 for none.
     """
-    right, took = torch.zeros(len(found), dtype=torch.float64), torch.zeros(len(found), dtype=torch.int64)
-    if not len(found) or not len(truth):
-        return right, took
-    flags = truth[:, 5].long()
-    counts, crowd = (flags & APART) == 0, (flags & 1) > 0
-    inside = intersections(found[:, :4], truth[:, :4]) / area(found[:, :4]).clamp(min=1e-9)[:, None]
-    overlap = torch.where(crowd, inside, iou(found[:, :4], truth[:, :4]))
-    fits = (overlap >= FITS) & (found[:, 5:6] == truth[:, 4])
-    free = torch.where(fits & counts, overlap, 0.0)
-    for row in torch.nonzero(free.any(1)).flatten().tolist():
-        best = int(free[row].argmax())
-        if free[row, best] > 0:
-            right[row], took[row] = YES, best
-            free[:, best] = 0
-    right[(right == NO) & (fits & ~counts).any(1)] = NEITHER
-    return right, took
+    boxes, objects = found.numpy(), truth.numpy()
+    labels, flags = objects[:, 4].astype(np.int64), objects[:, 5].astype(np.int64)
+    there = Truth(
+        np.zeros_like(labels), labels, objects[:, :4], objects[:, 5], (flags & CROWD) > 0, (flags & DIFFICULT) > 0
+    )
+    kinds = boxes[:, 5].astype(np.int64)
+    rows = Rows(1, 0, there, Found(np.zeros_like(kinds), kinds, boxes[:, :4], boxes[:, 4]))
+    verdicts, takers = matching.judged(rows, coco=True)
+    return torch.from_numpy(verdicts).double(), torch.from_numpy(takers)
 
 
 def _marks(objects: Tensor, boxes: Tensor) -> Tensor:
@@ -258,7 +250,7 @@ def plot(curves: Mapping[int, npt.NDArray[np.float64]], classes: Sequence[str]) 
     sheet = Image.new("RGB", (left + WIDE + 16 + legend.width, high), PAPER)
     pen = ImageDraw.Draw(sheet)
     some = f", the {len(curves)} classes with the most objects" if len(classes) > CURVES else ""
-    pen.text((left, 4), f"precision by recall at IoU {FITS}{some}", INK, font(TEXT))
+    pen.text((left, 4), f"precision by recall at IoU {matching.LEAST}{some}", INK, font(TEXT))
     sheet.paste(_lines(curves), (left, top))
     for tick in range(6):
         share = tick / 5
