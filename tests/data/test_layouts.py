@@ -99,6 +99,7 @@ def test_cocos_layout_holds_the_pixels_the_boxes_and_the_regions(tmp_path: Path)
     for position, item in enumerate(found["images"]):
         own = [one for one in found["annotations"] if one["image_id"] == item["id"]]
         sample = drawn[position]
+        assert item["file_name"] == f"{item['id']:012d}.png", "as COCO's are named"
         with Image.open(folder / "val2017" / item["file_name"]) as image:
             assert np.array_equal(np.asarray(image).transpose(2, 0, 1), sample["image"].numpy()), "exact pixels"
             assert image.size == (item["width"], item["height"])

@@ -103,8 +103,9 @@ def write_classes(folder: Path, classes: Sequence[str]) -> None:
 
 
 def write_coco(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: Sequence[str]) -> Sequence[str]:
-    """`train2017` and so on with annotations/instances_train2017.json in `folder`. Ids have gaps, as COCO's have; an
-    annotation's region is an uncompressed run-length code. The overrides that train on its boxes.
+    """`train2017` and so on with annotations/instances_train2017.json in `folder`. Images are named by their ids, which
+    have gaps, as COCO's; an annotation's region is an uncompressed run-length code. The overrides that train on its
+    boxes.
     """
     (folder / "annotations").mkdir(parents=True)
     ids = [number * (number + 1) // 2 + 1 for number in range(len(classes) - 1)]
@@ -114,7 +115,8 @@ def write_coco(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: S
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for picture in pictures:
-            name, number = f"{picture.number:012d}.png", 3 * picture.number + 7
+            number = 3 * picture.number + 7
+            name = f"{number:012d}.png"
             _, height, width = picture.image.shape
             images.append({"id": number, "file_name": name, "width": width, "height": height})
             annotations += _instances(picture, number, ids, 2 * len(annotations) + 1)
