@@ -196,7 +196,7 @@ class MultiBoxLoss(nn.Module):
         divisor = count.squeeze(1).clamp(min=1)
         # what doesn't count is cut out rather than multiplied by 0: it may be infinite
         place = torch.where(stands, place, 0).sum(1) / divisor
-        return place, torch.where(stands | hard, kind, 0).sum(1) * (count.squeeze(1) > 0) / divisor
+        return place, torch.where(stands | hard, kind, 0).sum(1) / divisor
 
 
 class Sum(nn.Module):
