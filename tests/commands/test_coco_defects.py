@@ -228,4 +228,4 @@ def test_a_folder_that_is_made_here_can_be_trained_on(tmp_path: Path, capsys: py
     assert main(["data", "make", "shapes", "--format", "coco", "--to", f"{tmp_path}/d", "--images", "8,4,0"]) == 0
     assert check(tmp_path / "d", capsys, 0)["problems"] == {}
     shutil.rmtree(tmp_path / "d" / "val2017")
-    assert check(tmp_path / "d", capsys, 3)["problems"]["data_set"][0]["text"].endswith("images of val belong there")
+    assert "images of val belong there" in check(tmp_path / "d", capsys, 3)["problems"]["data_set"][0]["text"]

@@ -123,7 +123,10 @@ class Coco:
         if split not in self._files:
             place = self.places[split]
             if not place.images.is_dir():
-                raise DataError(f"{place.images}: there is no such folder, and the images of {split} belong there")
+                raise DataError(
+                    f"{place.images}: there is no such folder, and the images of {split} belong there; set paths.data "
+                    "(COCO 2017 is fetched by: calotype data download coco2017)"
+                )
             inside = place.images.is_relative_to(self.top)
             root = self.top if inside else place.images
             below = place.images.relative_to(root).as_posix()
