@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,12 @@ def test_the_results_are_what_the_task_predicts(run: Path, photos: Path, tmp_pat
     loaded = calotype.load(run)
     expected = list(loaded.predict("val"))
     boxes = torch.cat([rows for prediction in expected for rows in prediction["boxes"]])
-    boxes = boxes.clamp(0, 32)
-    there = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    scores = torch.cat([rows for prediction in expected for rows in prediction["scores"]])[there]
-    labels = torch.cat([rows for prediction in expected for rows in prediction["labels"]])[there]
+    scores = torch.cat([rows for prediction in expected for rows in prediction["scores"]])
+    labels = torch.cat([rows for prediction in expected for rows in prediction["labels"]])
     assert len(found) == len(scores) > 50
     given = torch.tensor([item["bbox"] for item in found])
     given[:, 2:] += given[:, :2]
-    assert float((given - boxes[there]).abs().max()) < 1e-3
+    assert float((given - boxes).abs().max()) < 1e-3
     assert [item["score"] for item in found] == pytest.approx(scores.tolist(), abs=1e-5)
     assert [item["category_id"] for item in found] == (labels + 1).tolist()
     assert [image["id"] for image in about["images"]] == [139 * row for row in range(1, 9)]
@@ -99,14 +98,43 @@ def test_a_row_for_each_file_and_a_broken_one_stops_no_other(
     assert sorted(path.name for path in output.glob("*.png")) == ["1_overlay.png", "3_overlay.png"]
 
 
-def test_boxes_are_cut_at_the_image_and_those_outside_are_left_out(
+def test_boxes_are_written_as_they_are_judged(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boxes = [[-5, -5, 10, 10], [40, 3, 50, 9], [20.0004, 20, 99, 99], [3, 4, 3.0001, 9], [31.9999, 0, 40, 9]]
-    use(monkeypatch, run, told(boxes, [0.9, 0.8, 0.7, 0.6, 0.5]))
-    assert predict(run, photos / "000000000139.png", "--output", tmp_path) == 0
+    """What reaches over the edge, lies outside or has no area counts in an evaluation, so it is there."""
+    boxes = [[-5, -5, 10, 10], [40, 3, 50, 9], [20.00004, 20, 99, 99], [3, 4, 3, 9]]
+    use(monkeypatch, run, told(boxes, [0.9, 0.8, 0.7, 0.6]))
+    assert predict(run, photos / "000000000139.png", "--output", tmp_path, "--overlay") == 0
     found = [(item["bbox"], item["score"]) for item in results(tmp_path)[0]]
-    assert found == [([0.0, 0.0, 10.0, 10.0], 0.9), ([20.0, 20.0, 12.0, 12.0], 0.7)]
+    assert found == [
+        ([-5.0, -5.0, 15.0, 15.0], pytest.approx(0.9, abs=5e-8)),
+        ([40.0, 3.0, 10.0, 6.0], pytest.approx(0.8, abs=5e-8)),
+        ([20.0, 20.0, 79.0, 79.0], pytest.approx(0.7, abs=5e-8)),
+        ([3.0, 4.0, 0.0, 5.0], pytest.approx(0.6, abs=5e-8)),
+    ]
+
+
+def test_coco_s_tools_come_to_the_figures_of_the_evaluation(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's own evaluator is not installed")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    Shapes("boxes", size=32, images=(64, 16, 0)).write(tmp_path / "data", "coco", lambda _: None)
+    network = ("model=small_ssd", "module.network.boxes.size=32", *detectors.NETWORK)
+    given = (*network, f"paths.data={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}", "data.batch_size=8")
+    steps = ("trainer.max_epochs=8", "module.optimizer.lr=0.005", "trainer.deterministic=off")
+    made = calotype.train("task=detection", "data=coco", "module.monitor=val/mAP", *given, *steps, quiet=True).folder
+    figures = calotype.load(made).evaluate("val").metrics
+    assert predict(made, tmp_path / "data/val2017", "--output", tmp_path) == 0
+    truth = COCO(str(tmp_path / "data/annotations/instances_val2017.json"))
+    judged = COCOeval(truth, truth.loadRes(str(tmp_path / "predictions.json")), "bbox")
+    judged.evaluate()
+    judged.accumulate()
+    judged.summarize()
+    names = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large", "mAR1", "mAR10", "mAR100")
+    ours = [figures[name] for name in names]
+    assert 0.01 < ours[1] < 1
+    assert ours == pytest.approx([value if value > -1 else math.nan for value in judged.stats[:9]], nan_ok=True)
 
 
 def test_nothing_found_is_an_empty_list_of_images_that_were_looked_at(
@@ -144,7 +172,7 @@ def test_a_score_holds_for_networks_that_choose_boxes_themselves(
 ) -> None:
     use(monkeypatch, run, told([[0, 0, 9, 9]] * 2, [0.9, 0.3]))
     assert predict(run, photos / "000000000139.png", "--output", tmp_path, "--score", 0.5) == 0
-    assert [item["score"] for item in results(tmp_path)[0]] == [0.9]
+    assert [item["score"] for item in results(tmp_path)[0]] == pytest.approx([0.9])
 
 
 def test_an_overlay_has_the_boxes_at_the_file_s_size(

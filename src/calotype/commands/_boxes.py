@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from calotype.commands._model import Model
 
 RESULTS, IMAGES = "predictions.json", "images.json"
-PIXELS, SCORES = 3, 5
-"""Decimals of boxes and of scores in files."""
+PIXELS, SCORES = 4, 8
+"""Decimals of boxes and of scores in files, so many that a measurement of the file is that of the network."""
 DIGITS = 15
 """Of a file's name that is taken for a number, at most: more than that not every reader of JSON can hold."""
 
@@ -138,14 +138,11 @@ def coco(output: Path, model: Model) -> Iterator[Coco]:
 
 
 def _results(boxes: Boxes) -> Iterator[dict[str, Any]]:
-    """Boxes in COCO's terms, with their classes as "label". Corners are rounded, so that no box leaves its image; one
-    that this leaves nothing of is left out.
-    """
+    """Boxes in COCO's terms, with their classes as "label"."""
     for box, score, label in zip(boxes.xyxy.tolist(), boxes.scores.tolist(), boxes.labels.tolist(), strict=True):
-        left, top, right, bottom = (round(at, PIXELS) for at in box)
-        if left < right and top < bottom:
-            bbox = [left, top, round(right - left, PIXELS), round(bottom - top, PIXELS)]
-            yield {"label": label, "bbox": bbox, "score": round(score, SCORES)}
+        left, top, right, bottom = box
+        bbox = (left, top, max(0.0, right - left), max(0.0, bottom - top))
+        yield {"label": label, "bbox": [round(at, PIXELS) for at in bbox], "score": round(score, SCORES)}
 
 
 def _put_overlay(row: Predicted, path: Path | None, classes: Sequence[str]) -> None:

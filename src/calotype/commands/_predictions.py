@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calotype.errors import ConfigError, DataError, UsageError
@@ -20,8 +20,8 @@ NOT_FINITE = "the network's output is not finite"
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """What was found in a file of `size` (height, width): boxes `xyxy` (k, 4) float32 in its pixels, cut at its edge,
-    by descending `scores` (k,), and their classes `labels` (k,), counted from 0.
+    """What was found in a file of `size` (height, width): boxes `xyxy` (k, 4) float32 in its pixels, which may reach
+    over its edge, by descending `scores` (k,), and their classes `labels` (k,), counted from 0.
     """
 
     xyxy: Tensor
@@ -31,16 +31,7 @@ class Boxes:
 
     def above(self, score: float) -> Boxes:
         """Those that score above that."""
-        return self._chosen(self.scores > score)
-
-    def cut(self) -> Boxes:
-        """Those that reach into the file, cut at its edge."""
-        height, width = self.size
-        limit = self.xyxy.new_tensor([width, height, width, height])
-        cut = replace(self, xyxy=self.xyxy.clamp(min=0).minimum(limit))
-        return cut._chosen((cut.xyxy[:, 2:] > cut.xyxy[:, :2]).all(1))
-
-    def _chosen(self, which: Tensor) -> Boxes:
+        which = self.scores > score
         return Boxes(self.xyxy[which], self.scores[which], self.labels[which], self.size)
 
 
@@ -163,7 +154,7 @@ def _boxes_of(boxes: Any, scores: Any, labels: Any, size: Sequence[int], classes
     wrong = [label for label in labels.tolist() if not 0 <= label < classes]
     if wrong:
         return f"the network gives a box of class {wrong[0]}, and the run has {classes}, counted from 0"
-    return Boxes(boxes.float().cpu(), scores.float().cpu(), labels.cpu(), (size[0], size[1])).cut()
+    return Boxes(boxes.float().cpu(), scores.float().cpu(), labels.cpu(), (size[0], size[1]))
 
 
 def _originals(shard: Shard) -> Sequence[Any]:
