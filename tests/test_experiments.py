@@ -40,6 +40,23 @@ def coco(folder: Path) -> Path:
     return folder
 
 
+def masked(folder: Path) -> Path:
+    """Eight images of two sizes, each with a mask of two classes."""
+    for number in range(8):
+        size = (64, 48) if number % 2 else (40, 56)
+        split = "train" if number < 5 else "val"
+        for kind, image in (
+            ("images", Image.new("RGB", size, (30 * number, 90, 200 - 20 * number))),
+            ("masks", Image.new("L", size)),
+        ):
+            if kind == "masks":
+                image.paste(1, (8, 8, 20 + number, 30))
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+            image.save(folder / kind / split / f"{number}.png")
+    (folder / "classes.txt").write_text("road\ncar\n")
+    return folder
+
+
 def cells(folder: Path) -> Path:
     """Eight images with a box each, one of them without area."""
     root = folder / "bccd"
@@ -66,6 +83,8 @@ DATA: dict[str, Callable[[Path], Path]] = {
     "shapes_segmentation": lambda folder: folder,
     "shapes_detection": lambda folder: folder,
     "bccd_ssd": cells,
+    "boxes": coco,
+    "mask_folder": masked,
     "ssd300_coco": coco,
     "voc2012_deeplabv3_resnet101": voc,
     "voc2012_deeplabv3_resnet101_sbd": voc,
@@ -75,7 +94,15 @@ DATA: dict[str, Callable[[Path], Path]] = {
 """Writes what an experiment reads into a folder: a hundred images or less to train on."""
 
 SLOW = (
-    *("cifar10_resnet18", "image_folder", "shapes_detection", "shapes_segmentation", "ssd300_coco"),
+    *(
+        "boxes",
+        "cifar10_resnet18",
+        "image_folder",
+        "mask_folder",
+        "shapes_detection",
+        "shapes_segmentation",
+        "ssd300_coco",
+    ),
     *("voc2012_deeplabv3_resnet101", "voc2012_deeplabv3_resnet101_sbd", "voc2012_best"),
 )
 
