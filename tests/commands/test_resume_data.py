@@ -20,6 +20,7 @@ from calotype.errors import DataError
 from calotype.record.data import DataLock
 from tests import harness
 from tests.runs import config, go_on, killed, lineage, refused, reopen, trained
+from tests.toys import mnist as mnist_files
 from tests.toys.parity import draw
 
 # --- data
@@ -204,3 +205,17 @@ def _changing(file: str, image: str) -> None:
 
     faults.hook = hook
     harness.train(file)
+
+
+def test_data_that_moved_are_named_by_paths_data_alone(tmp_path: Path) -> None:
+    mnist_files.write(tmp_path / "data")
+    given = ("experiment=mnist", "trainer.max_steps=2", "trainer.threads=1", "data.workers=0", "tracking=console")
+    paths = (f"paths.data={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}")
+    run = calotype.train(*given, *paths, quiet=True).folder
+    then = calotype.load(run).evaluate("test")
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="train"):
+        calotype.load(run)
+    moved = calotype.load(run, f"paths.data={tmp_path / 'elsewhere'}")
+    assert moved.changed == {} and moved.evaluate("test") == then
+    assert verify(run, f"paths.data={tmp_path / 'elsewhere'}").holds

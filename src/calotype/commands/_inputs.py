@@ -29,11 +29,11 @@ READ_AT_ONCE = 20_000
 
 
 def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: Collection[str] = ()) -> Config:
-    """The config of a run, with overrides on top. Raises RefusedError for a config of somebody else's with other
-    targets.
+    """The config of a run, with overrides on top; what lay in `paths.data` goes with it. Raises RefusedError
+    for a config of somebody else's with other targets.
     """
-    file = folder.path / "config.yaml"
-    config = compose([str(file), *overrides])
+    file = str(folder.path / "config.yaml")
+    config = compose([file, *overrides]).moved(compose([file]).tree)
     if not is_ours(folder):
         check_trusted(config.tree, trust)
     check_schema(config)
@@ -99,9 +99,9 @@ def changes(
         digest = locate("calotype.data.reader.content_digests")
         found = differences(old, lock, {name: digest(source) for name, source in assembly.data.sources.items()})
     was = compose([str(folder.path / "config.yaml")])
-    edited = ["config.yaml was edited: its digest isn't the recorded one"]
+    edited = ["config.yaml was edited: its digest isn't the recorded one"] * (was.digest() != record["config_digest"])
     parts = {
-        "config": edited * (was.digest() != record["config_digest"]) + records.changed_config(was.tree, config.tree),
+        "config": edited + records.changed_config(was.placed(), config.placed()),
         "data": found + _weights(record, assembly),
     }
     parts |= records.changed_surroundings(record)

@@ -75,17 +75,37 @@ class Config:
         return dump(map_text(self.tree, lambda text: _LITERAL.sub(r"\\${", text)))
 
     def digest(self) -> str:
-        """sha256 of what the run computes: the tree without the keys that change no bit, in canonical JSON.
-
-        An argument in `data` or `module` that lies under one of `paths` counts as the place in it, not the machine's.
-        """
-        tree = _computed(self.tree)
-        roots = {name: path for name, path in (self.tree.get("paths") or {}).items() if isinstance(path, str)}
-        for key in ("data", "module"):
-            if key in tree:
-                tree[key] = _without_roots(tree[key], roots)
-        text = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """sha256 of what the run computes: the tree without the keys that change no bit, in canonical JSON."""
+        text = json.dumps(_computed(self.placed()), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def placed(self) -> dict[str, Any]:
+        """The tree, in which an argument in `data` or `module` that lies under one of `paths` is the place in it, not
+        the machine's: `${paths.data}/images`.
+        """
+        return _rooted(self.tree, {path: f"${{paths.{name}}}" for name, path in _roots(self.tree).items()})
+
+    def moved(self, was: Mapping[str, Any]) -> Config:
+        """The config where what lies in `data` or `module` under a path of the tree `was` lies under the same one of
+        this.
+        """
+        now = _roots(self.tree)
+        roots = {path: now[name] for name, path in _roots(was).items() if now.get(name, path) != path}
+        return replace(self, tree=_rooted(self.tree, roots))
+
+
+def _roots(tree: Mapping[str, Any]) -> dict[str, str]:
+    return {name: path for name, path in (tree.get("paths") or {}).items() if isinstance(path, str)}
+
+
+def _rooted(tree: Mapping[str, Any], roots: Mapping[str, str]) -> dict[str, Any]:
+    """The tree with other roots of the paths in `data` and `module`."""
+
+    def change(text: str) -> str:
+        found = next((root for root in roots if text == root or text.startswith(f"{root}/")), None)
+        return text if found is None else roots[found] + text[len(found) :]
+
+    return {key: map_text(value, change) if key in ("data", "module") else value for key, value in tree.items()}
 
 
 def _computed(node: Mapping[str, Any], key: str = "") -> dict[str, Any]:
@@ -309,16 +329,6 @@ def _read_file(path: Path) -> Document:
     if not isinstance(document.tree, dict):
         raise ConfigError(f"{path}: a config holds keys with values, not a {type(document.tree).__name__}")
     return document
-
-
-def _without_roots(tree: Any, roots: dict[str, str]) -> Any:
-    def change(text: str) -> str:
-        for name, root in roots.items():
-            if text == root or text.startswith(f"{root}/"):
-                return f"${{paths.{name}}}{text[len(root) :]}"
-        return text
-
-    return map_text(tree, change)
 
 
 def _short(file: str) -> str:
