@@ -123,7 +123,8 @@ def bare_kept(arguments: argparse.Namespace, folder: Path) -> float:
 def in_turns(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     """What each reached in each turn."""
     speeds: dict[str, list[float]] = {"calotype": [], "bare": [], "bare_kept": []}
-    Shapes("boxes", size=320, images=(arguments.steps * arguments.batch, 1, 0)).write(folder / "data", "coco", lambda _: None)
+    images = (arguments.steps * arguments.batch, 1, 0)  # one epoch: a bare loop starts its workers anew in each
+    Shapes("boxes", size=320, images=images).write(folder / "data", "coco", lambda _: None)
     measures = {"calotype": by_calotype, "bare": bare, "bare_kept": bare_kept}
     for name in [*measures] * arguments.turns:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

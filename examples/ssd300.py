@@ -14,7 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
+import shlex
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +27,8 @@ from typing import Any
 
 EVALUATED = [3, 21, 31, 37, 42, 48, 53, 59, 64]
 """Epochs, counted from 0, after which it is evaluated."""
+EVALUATES = ("paths.", "data.eval_batch_size", "data.workers")
+"""What of the flags holds for an evaluation of a run too."""
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,7 +38,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", "-d", required=True, help="folder of train2017, val2017 and annotations")
     add("--epochs", "-e", type=int, default=65)
     add("--batch-size", "--bs", "-b", type=int, default=32, help="images of each process")
-    add("--eval-batch-size", "--ebs", type=int, default=32)
+    add("--eval-batch-size", "--ebs", type=int, default=32, help="likewise")
     add("--seed", "-s", type=int, default=0)
     add("--evaluation", nargs="*", type=int, default=EVALUATED, help="epochs, from 0, after which to evaluate")
     add("--multistep", nargs="*", type=int, default=[43, 54], help="epochs at which the rate falls to a tenth")
@@ -75,15 +81,15 @@ def overrides(args: argparse.Namespace, processes: int) -> list[str]:
     mixed = args.fp16_mode != "off" if args.fp16_mode else args.fp16
     found = {
         "seed": args.seed,
-        "paths.data": args.data,
+        "paths.data": quoted(args.data),
         "model": f"ssd300_{args.backbone}",
         "module.optimizer.lr": args.learning_rate * batch / 32,
         "module.optimizer.momentum": args.momentum,
         "module.optimizer.weight_decay": args.weight_decay,
-        "module.lr_scheduler.milestones": [f"{epoch}ep" for epoch in args.multistep],
+        "module.lr_scheduler.milestones": f"[{','.join(f'{epoch}ep' for epoch in args.multistep)}]",
         "module.lr_warmup": "null" if args.warmup is None else f"{args.warmup}st",
         "data.batch_size": batch,
-        "data.eval_batch_size": args.eval_batch_size * processes,
+        "data.eval_batch_size": args.eval_batch_size,
         "data.workers": args.num_workers,
         "trainer.max_epochs": args.epochs,
         "trainer.val_epochs": [epoch for epoch in args.evaluation if epoch < args.epochs],
@@ -93,13 +99,18 @@ def overrides(args: argparse.Namespace, processes: int) -> list[str]:
         "module.weights": weights(args),
     }
     if args.save:
-        found["paths.runs"] = args.save
+        found["paths.runs"] = quoted(args.save)
     if args.mode == "benchmark-training":
         steps = args.benchmark_warmup + args.benchmark_iterations
         found |= {"trainer.max_epochs": "null", "trainer.max_steps": steps, "trainer.val_epochs": []}
-        found |= {"trainer.val_check_interval": "null", "trainer.log_every_n_steps": args.benchmark_iterations}
-    texts = [f"{key}={json.dumps(value) if isinstance(value, list) else value}" for key, value in found.items()]
-    return ["experiment=ssd300_coco", *(text.replace('"', "") for text in texts), *args.overrides]
+        log_every = math.gcd(args.benchmark_warmup, args.benchmark_iterations)
+        found |= {"trainer.val_check_interval": "null", "trainer.log_every_n_steps": log_every}
+    return ["experiment=ssd300_coco", *(f"{key}={value}" for key, value in found.items()), *args.overrides]
+
+
+def quoted(text: str) -> str:
+    """A text as an override's value, whatever it holds."""
+    return text if re.fullmatch(r"[\w./@+-]+", text) else "'" + text.replace("'", "\\'") + "'"
 
 
 def weights(args: argparse.Namespace) -> str:
@@ -107,7 +118,7 @@ def weights(args: argparse.Namespace) -> str:
     if args.no_backbone_weights:
         return "null"
     source = args.backbone_path or f"torchvision/ResNet{args.backbone.removeprefix('resnet')}_Weights.IMAGENET1K_V1"
-    return f"{{source: {source}, into: features.backbone}}"
+    return f"{{source: {quoted(source)}, into: features.backbone}}"
 
 
 def measured(args: argparse.Namespace, chosen: Sequence[str]) -> dict[str, Any]:
@@ -119,16 +130,19 @@ def measured(args: argparse.Namespace, chosen: Sequence[str]) -> dict[str, Any]:
             chosen = [text for text in chosen if text.startswith("paths.")]
         result = calotype.train(*chosen, resume=args.checkpoint)
         return {**result.metrics, "run": str(result.folder), "step": result.step}
-    model, began = calotype.load(args.checkpoint), time.perf_counter()
+    model = calotype.load(args.checkpoint, *(text for text in chosen if text.startswith(EVALUATES)), *args.overrides)
+    for part, texts in model.changed.items():
+        print(*(f"ssd300: {part} changed: {text}" for text in texts), sep="\n", file=sys.stderr)
+    began = time.perf_counter()
     found = model.evaluate("val")
     return {**found.scalars(), "images_per_s": found.count / (time.perf_counter() - began)}
 
 
-def speed(run: Path) -> float | None:
-    """Images a second over all processes, at the last point of the run's log."""
+def speed(run: Path, warmup: int) -> float | None:
+    """Images a second over all processes, after so many steps. Points of the run's log are equally far apart."""
     lines = [json.loads(line) for line in (run / "clock.jsonl").read_text().splitlines()]
-    found = [line["time/images_per_s"] for line in lines if "time/images_per_s" in line]
-    return found[-1] if found else None
+    found = [line["time/images_per_s"] for line in lines if "time/images_per_s" in line and line["step"] > warmup]
+    return statistics.harmonic_mean(found) if found else None
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -139,7 +153,7 @@ def main(words: Sequence[str] | None = None) -> int:
     processes, first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     chosen = overrides(args, processes)
     if args.dry_run:
-        print("calotype train", *(f"'{text}'" if set(text) & set(" {}[]") else text for text in chosen))
+        print("calotype train", shlex.join(chosen))
         return 0
     from calotype.errors import CalotypeError
 
@@ -151,7 +165,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not first:
         return 0
     if args.mode == "benchmark-training":
-        found["images_per_s"] = speed(Path(found["run"]))
+        found["images_per_s"] = speed(Path(found["run"]), args.benchmark_warmup)
     if args.json_summary:
         args.json_summary.write_text(json.dumps(found, indent=2) + "\n")
     accuracy = found.get("val/mAP")
@@ -160,4 +174,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from calotype.cli import end
+
+        end(code)
+    sys.exit(code)

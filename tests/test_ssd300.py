@@ -95,10 +95,29 @@ def test_every_flag_of_the_reference_is_taken(script: ModuleType) -> None:
     assert config["module"]["optimizer"] == {
         "_target_": "torch.optim.SGD", "lr": 0.005, "momentum": 0.8, "nesterov": False, "weight_decay": 0.001
     }  # fmt: skip
-    assert (config["data"]["batch_size"], config["data"]["eval_batch_size"], config["data"]["workers"]) == (16, 32, 2)
+    assert (config["data"]["batch_size"], config["data"]["eval_batch_size"], config["data"]["workers"]) == (16, 16, 2)
     assert config["module"]["lr_scheduler"]["milestones"] == ["2ep", "3ep"]
     assert config["trainer"]["val_epochs"] == [1, 3] and config["trainer"]["precision"] == "16-mixed"
     assert config["module"]["weights"] == {"source": "w.pth", "into": "features.backbone"}
+
+
+@pytest.mark.parametrize("path", ["/a,b", "/job=7/coco", "/a(b)[c]{d}", "/it's", "/a #b", "/a\\b", "~/coco", "/a:b"])
+def test_paths_reach_the_config_as_they_are(script: ModuleType, path: str) -> None:
+    words = ["--data", path, "--save", f"{path}/runs", "--backbone-path", f"{path}.pth"]
+    found = load_and_check(script.overrides(script.arguments(words), 1)).tree
+    assert found["paths"] == {"data": path, "runs": f"{path}/runs"}
+    assert found["module"]["weights"]["source"] == f"{path}.pth"
+
+
+def test_the_speed_is_that_of_the_steps_after_the_warm_up(script: ModuleType, tmp_path: Path) -> None:
+    words = "--data x --mode benchmark-training --benchmark-warmup 30 --benchmark-iterations 20"
+    found = load_and_check(script.overrides(script.arguments(words.split()), 1)).tree["trainer"]
+    assert (found["max_steps"], found["log_every_n_steps"]) == (50, 10)
+    points = [(10, 1.0), (20, 1.0), (30, 1.0), (40, 20.0), (50, 60.0)]
+    lines = [json.dumps({"step": step, "time/images_per_s": value}) for step, value in points]
+    (tmp_path / "clock.jsonl").write_text("".join(f"{line}\n" for line in [*lines, json.dumps({"step": 50})]))
+    assert script.speed(tmp_path, 30) == pytest.approx(30.0), "as many images at each speed"
+    assert script.speed(tmp_path, 50) is None
 
 
 def test_the_documented_command_is_the_experiment(script: ModuleType) -> None:
@@ -134,6 +153,8 @@ def test_the_reference_s_command_line_trains_and_misses_its_target(coco: Path, t
     again = ran(coco, tmp_path, f"--mode evaluation --checkpoint {told['run']} --target 0 --json-summary e.json")
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "e.json").read_text())["val/mAP"] == told["val/mAP"]
+    elsewhere = ran(tmp_path / "none", tmp_path, f"--mode evaluation --checkpoint {told['run']}")
+    assert elsewhere.returncode == 3 and "none" in elsewhere.stderr, "--data holds for an evaluation too"
 
 
 @pytest.mark.long
