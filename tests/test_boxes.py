@@ -110,6 +110,30 @@ def test_of_equal_scores_the_first_stays(order: tuple[int, ...]) -> None:
     assert suppressed(boxes, torch.full((3,), 0.7), torch.zeros(3, dtype=torch.int64), 0.5).tolist() == [0]
 
 
+def test_what_is_not_finite_is_left_out_and_hides_nothing() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [1, 1, torch.inf, 5], [0, torch.nan, 1, 1]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.zeros(4, dtype=torch.int64)
+    assert suppressed(boxes, scores, labels, 0.5).tolist() == [0]
+
+
+@pytest.mark.parametrize(("threshold", "over"), [(0.45, 9), (0.5, 10), (0.3, 6), (0.7, 14)])
+def test_an_overlap_of_just_the_threshold_is_not_above_it(threshold: float, over: int) -> None:
+    """As a GPU compares, in float32 too: 0.45 is less there than 9/20."""
+    pair = torch.tensor([[0.0, 0, 20, 1], [0, 0, over, 1]])
+    more = torch.tensor([[0.0, 0, 20, 1], [0, 0, over + 0.01, 1]])
+    scores, labels = torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
+    assert suppressed(pair, scores, labels, threshold).tolist() == [0, 1]
+    assert suppressed(more, scores, labels, threshold).tolist() == [0]
+
+
+def test_the_kernel_gets_a_threshold_that_float32_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("calotype.boxes.nms", lambda boxes, _, limit: given.append(limit) or torch.arange(len(boxes)))
+    for threshold in (0.45, 0.5, 0.3, 0.7):
+        suppressed(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([0.5]), torch.tensor([0]), threshold)
+        assert given[-1] == float(np.float32(given[-1])) and 0 <= given[-1] - threshold < 1e-7
+
+
 def test_classes_far_from_the_origin_are_still_apart_and_exact() -> None:
     boxes = torch.tensor([[0.0, 0, 3000.5, 2000.25], [0, 0, 3000.5, 2000.25]]) - 500
     labels = torch.tensor([0, 89])

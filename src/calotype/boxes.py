@@ -52,9 +52,10 @@ def centred(boxes: Tensor) -> Tensor:
 
 def suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """Indices of what non-maximum suppression leaves, by descending score, of equal scores by index: of two boxes of
-    one class whose IoU is above `threshold` the better stays.
+    one class whose IoU is above `threshold` the better stays, and none that isn't finite.
     """
     order = scores.argsort(descending=True, stable=True)
+    order = order[boxes[order].isfinite().all(1)]
     if not len(order):
         return order
     placed = boxes[order].double()
@@ -62,7 +63,10 @@ def suppressed(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) 
     reach = torch.exp2(placed.abs().amax().clamp(min=1).log2().ceil() + 2)
     moved = placed + (labels[order].double() * reach)[:, None]
     ranks = torch.arange(len(order), 0, -1, device=boxes.device, dtype=torch.float64)
-    return order[nms(moved, ranks, threshold)]
+    # the kernel of the GPU rounds a threshold to float32, so both get one that is none to round, and not below
+    limit = torch.tensor(threshold, dtype=torch.float32)
+    limit = limit if limit.item() >= threshold else limit.nextafter(limit.new_tensor(torch.inf))
+    return order[nms(moved, ranks, limit.item())]
 
 
 def matched(defaults: Tensor, boxes: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:

@@ -39,14 +39,17 @@ def shown(found: dict[str, Any]) -> None:
 
 def test_a_crop_keeps_boxes_on_their_objects_and_drops_those_whose_centre_is_cut_off() -> None:
     torch.manual_seed(0)
-    crop, counts, sizes = SSDCrop(), Counter[int](), set()
+    crop, counts, sizes, tall = SSDCrop(), Counter[int](), set(), []
     for _ in range(300):
         found = crop(sample(TWO))
         shown(found)
         counts[len(found["labels"])] += 1
         sizes.add(tuple(found["image"].shape[-2:]))
         height, width = found["image"].shape[-2:]
-        assert height >= 18 and width >= 27 and (0.5 <= width / height <= 2 or (height, width) == (60, 90))
+        parts = width / 90, height / 60
+        assert height >= 18 and width >= 27 and 0.47 <= parts[0] / parts[1] <= 2.1, "but for whole pixels"
+        tall.append(height / width)
+    assert max(tall) > 60 / 90 * 1.8 and min(tall) < 60 / 90 / 1.8, "the ratio is of parts of the image, as published"
     assert set(counts) == {1, 2} and len(sizes) > 50 and (60, 90) in sizes
 
 
@@ -146,6 +149,13 @@ def test_a_mosaic_needs_partners() -> None:
     assert Mosaic(64, p=0.0)(one := sample(TWO), []) is one
 
 
+class Invert:
+    """255 less each pixel."""
+
+    def __call__(self, given: Any) -> Any:
+        return {**given, "image": tv_tensors.wrap(255 - given["image"], like=given["image"])}
+
+
 class Levels:
     """Images of one level each, so that a mosaic tells who is in it."""
 
@@ -161,6 +171,12 @@ class Levels:
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         return sample([], level=position)  # a box would be resized to levels in between
+
+
+def test_partners_go_through_the_transforms_before_a_mosaic() -> None:
+    reader = ShardReader(Levels(100), [Invert(), Mosaic(64)], seed=1)
+    levels = {level for position in range(8) for level in reader.sample(position, 0)[0]["image"].unique().tolist()}
+    assert len(levels) > 12 and levels - {114} <= set(range(156, 256)), "255 less each level, and the fill"
 
 
 def test_partners_are_drawn_under_the_samples_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import timm
@@ -118,6 +119,31 @@ def test_boxes_that_do_not_go_together_are_refused() -> None:
         DefaultBoxes(32, (4, 8), (8, 16), ((), ()))
     with pytest.raises(ConfigError, match="2 maps for 1 steps"):
         SSD(SmallFeatures((4, 8)), DefaultBoxes(32, (4,), (8, 16), ((),)), 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"steps": (0, 8)}, r"boxes\.steps: 0 is not allowed; allowed: above 0"),
+        ({"scales": (8, -1, 20)}, r"boxes\.scales: -1 is not allowed"),
+        ({"ratios": ((2, 0), ())}, r"boxes\.ratios: 0 is not allowed"),
+        ({"size": 0}, r"boxes\.size: 0 is not allowed"),
+        ({"size": [64]}, r"boxes\.size: \[64\] is neither a side nor height and width"),
+    ],
+)
+def test_boxes_that_cannot_be_are_refused(change: dict[str, Any], told: str) -> None:
+    options: dict[str, Any] = {"size": 32, "steps": (4, 8), "scales": (8, 16, 20), "ratios": ((2,), ())}
+    assert len(DefaultBoxes(**options).boxes()) == 4 * 64 + 2 * 16
+    with pytest.raises(ConfigError, match=told):
+        DefaultBoxes(**options | change)
+
+
+def test_features_whose_maps_have_other_steps_are_refused() -> None:
+    network = SSD(SmallFeatures((4, 8)), DefaultBoxes(32, (4, 8), (8, 16, 20), ((), ())), 2)
+    with pytest.raises(
+        ConfigError, match=r"maps of \[\(16, 16\), \(8, 8\)\], and of these steps .*\[\(8, 8\), \(4, 4\)\]"
+    ):
+        network(torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn"])

@@ -16,7 +16,9 @@ import pytest
 import calotype
 from tests import harness
 from tests.mutants.sabotages import SABOTAGES, Sabotage
+from tests.mutants.sabotages_detection import OF_DETECTION
 
+ALL = [*SABOTAGES, *OF_DETECTION]
 SOURCE, ROOT = Path(calotype.__file__).parent, Path(__file__).parents[2]
 FAILED = 1
 
@@ -52,7 +54,7 @@ def copy(folder: Path, sabotage: Sabotage | None = None) -> str:
 
 
 def test_every_sabotage_finds_its_place() -> None:
-    for sabotage in SABOTAGES:
+    for sabotage in ALL:
         text = (SOURCE / sabotage.file).read_text()
         assert text.count(sabotage.old) == 1, f"{sabotage.name}: {sabotage.file} has {sabotage.old!r} not once"
         compile(text.replace(sabotage.old, sabotage.new), sabotage.file, "exec")
@@ -61,7 +63,7 @@ def test_every_sabotage_finds_its_place() -> None:
 
 @pytest.mark.parametrize(
     "sabotage",
-    [pytest.param(one, id=one.name, marks=[pytest.mark.long] if one.long else []) for one in SABOTAGES],
+    [pytest.param(one, id=one.name, marks=[pytest.mark.long] if one.long else []) for one in ALL],
 )
 def test_a_sabotage_is_noticed(sabotage: Sabotage, tmp_path: Path) -> None:
     output = tmp_path / "output"
@@ -71,6 +73,6 @@ def test_a_sabotage_is_noticed(sabotage: Sabotage, tmp_path: Path) -> None:
 
 def test_without_a_sabotage_the_tests_pass(tmp_path: Path) -> None:
     """The copy is no reason to fail."""
-    test, output = SABOTAGES[0].test, tmp_path / "output"
+    test, output = ALL[0].test, tmp_path / "output"
     outcome = harness.call(judge, copy(tmp_path), test, str(output))
     assert outcome.value == 0, output.read_text()[-3000:]

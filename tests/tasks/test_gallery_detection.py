@@ -181,6 +181,11 @@ def test_any_size_is_fitted_in(size: tuple[int, int], channels: int) -> None:
     assert pictures["predictions"].shape[2] <= gallery.COLUMNS * (SIDE + gallery.GAP) + gallery.GAP
 
 
+def test_an_image_of_a_few_pixels_width_has_a_picture() -> None:
+    pairs = [(found((BOX, 0.9, 0)), objects((FAR, 0, 0)))]
+    assert set(made(batch(pairs, size=(4000, 4))).pictures()) == {"predictions", "worst", "precision_recall"}
+
+
 def test_more_boxes_than_are_drawn_keep_the_objects() -> None:
     pairs = [(found(*[(FAR, 0.9, 0)] * 300), objects((BOX, 0, 0)))]
     marks = made(batch(pairs))._shown.first["marks"][0]

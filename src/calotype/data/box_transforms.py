@@ -1,7 +1,8 @@
 """Transforms that need boxes, beside torchvision's: they act on a sample's "image", "boxes" and "labels" and draw from
 torch's global generator, which is keyed for every sample.
 
-A box goes with its centre: one whose centre is cut off goes, and takes its label along; others are cut at the edge.
+A box that goes takes its label along: after a crop one whose centre is cut off, in a mosaic one of which little is
+left. Others are cut at the edge.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class SSDCrop:
     """The whole image, or a crop that all boxes overlap by more than an IoU drawn from `least`, of which 0 is any crop.
 
-    Width and height of a crop are drawn from `scale` of the image's until one is at most `ratio` times the other. After
-    `attempts` draws in vain the image stays whole, as one without boxes does.
+    Width and height of a crop are parts of the image's, drawn from `scale` until one part is at most `ratio` times the
+    other. After `attempts` draws in vain the image stays whole, as one without boxes does.
     Source: W. Liu et al., SSD, arXiv:1512.02325, with the rule for all boxes of NVIDIA's DeepLearningExamples.
     """
 
@@ -62,12 +63,11 @@ class SSDCrop:
     def _place(self, size: Sequence[int]) -> tuple[int, int, int, int] | None:
         """A crop as left, top, right, bottom; None for one that is too long."""
         low, high = self.scale
-        tall, wide, down, right = torch.rand(4, dtype=torch.float64).tolist()
-        height, width = (
-            max(1, int((low + (high - low) * part) * side)) for part, side in zip((tall, wide), size, strict=True)
-        )
-        if not 1 / self.ratio <= width / height <= self.ratio:
+        *drawn, down, right = torch.rand(4, dtype=torch.float64).tolist()
+        tall, wide = (low + (high - low) * part for part in drawn)
+        if not 1 / self.ratio <= wide / tall <= self.ratio:
             return None
+        height, width = (max(1, int(part * side)) for part, side in zip((tall, wide), size, strict=True))
         top, left = int(down * (size[0] - height + 1)), int(right * (size[1] - width + 1))
         return left, top, left + width, top + height
 
@@ -118,7 +118,7 @@ class Mosaic:
     each scaled so that its longer side is `scale` (a range) of the mosaic's, and cut at the edge.
 
     Boxes of which less than `visible` is left go. What no image covers is `fill`. The three others are drawn anew for
-    each sample; the reader reads them.
+    each sample; the reader reads them, and takes them through the transforms before this one.
     Source: A. Bochkovskiy et al., YOLOv4, arXiv:2004.10934.
     """
 

@@ -112,17 +112,24 @@ class ShardReader:
         """A stored sample after the transforms, which draw under its key."""
         if self.transforms:
             seed_everything(key(self.seed, "sample", epoch, int(self.source.ids[position]), occurrence, 0))
-        for transform in self.transforms:
-            wanted = getattr(transform, "partners", 0)
-            sample = transform(sample, self._partners(wanted)) if wanted else transform(sample)
+        return self._applied(self.transforms, sample)
+
+    def _applied(self, transforms: Sequence[Transform], sample: Sample) -> Sample:
+        for place, transform in enumerate(transforms):
+            if wanted := getattr(transform, "partners", 0):
+                partners = [self._applied(transforms[:place], partner) for partner in self._drawn(wanted)]
+                sample = transform(sample, partners)
+            else:
+                sample = transform(sample)
         return sample
 
-    def _partners(self, count: int) -> list[Sample]:
+    def _drawn(self, count: int) -> list[Sample]:
         """Stored samples drawn under the key of the one that is read, for a transform that puts several together."""
         samples = []
         for position in torch.randint(len(self.source), (count,)).tolist():
             with naming(self.source, position):
-                samples.append(self.source[position])
+                stored = self.source[position]
+            samples.append({name: value for name, value in stored.items() if name not in ("content", "truth")})
         return samples
 
     def _joined(self, name: str, values: list[Any], plan: ShardPlan) -> torch.Tensor | list[torch.Tensor]:

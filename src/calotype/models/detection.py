@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -45,6 +45,13 @@ class DefaultBoxes:
                 f"{len(self.ratios)} and {len(self.scales)}",
                 key="module.network.boxes",
             )
+        sides = [self.size] if isinstance(self.size, int) else [*self.size]
+        values = {"size": sides, "steps": self.steps, "scales": self.scales, "ratios": [*chain(*self.ratios)]}
+        for name, given in values.items():
+            if wrong := [value for value in given if not value > 0]:
+                raise ConfigError(f"{wrong[0]} is not allowed; allowed: above 0", key=f"module.network.boxes.{name}")
+        if not isinstance(self.size, int) and len(sides) != 2:
+            raise ConfigError(f"{sides} is neither a side nor height and width", key="module.network.boxes.size")
 
     @property
     def image(self) -> tuple[int, int]:
@@ -109,12 +116,18 @@ class SSD(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets and logits."""
         if tuple(image.shape[-2:]) != self.boxes.image:
-            sizes = [f"{width}x{height}" for height, width in (image.shape[-2:], self.boxes.image)]
+            given, wanted = (f"{width}x{height}" for height, width in (image.shape[-2:], self.boxes.image))
             raise ConfigError(
-                f"images are {sizes[0]} pixels and its boxes are for {sizes[1]}; resize in the transforms",
+                f"images are {given} pixels and its boxes are for {wanted}; resize in the transforms",
                 key="module.network.boxes",
             )
         maps = self.features(image)
+        sizes = [tuple(found.shape[-2:]) for found in maps]
+        if sizes != self.boxes.maps:
+            raise ConfigError(
+                f"the features give maps of {sizes}, and of these steps boxes have {self.boxes.maps}",
+                key="module.network.boxes.steps",
+            )
         place = [head(found).flatten(1).unflatten(1, (4, -1)) for head, found in zip(self.place, maps, strict=True)]
         kind = [
             head(found).flatten(1).unflatten(1, (self.num_classes + 1, -1))

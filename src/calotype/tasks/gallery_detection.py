@@ -188,7 +188,7 @@ def grid(rows: Mapping[str, Tensor], classes: Sequence[str]) -> Picture:
         draw(cell, drawn(marks, classes), Style(2, TEXT))
         sheet.paste(cell, (GAP + place % columns * (wide + GAP), GAP + place // columns * (high + GAP)))
     key = _key()
-    key = key.resize((min(key.width, sheet.width), round(key.height * min(1, sheet.width / key.width))))
+    key = key.resize((min(key.width, sheet.width), max(1, round(key.height * min(1, sheet.width / key.width)))))
     sheet.paste(key, (GAP, sheet.height - TEXT - 6))
     return as_picture(sheet)
 
