@@ -1,8 +1,8 @@
 """Writes images with boxes in the layout of COCO, VOC, Ultralytics (YOLO) or as a table, from any boxed sources.
 
-Images are copied byte for byte, under their own names where those are different, else under their whole path with _ for
-/. What a layout can't hold is counted. Unusual: crowds are left out of YOLO's layout and difficult in VOC's, since as
-plain boxes they would teach that a hundred people are one; a box with a flaw is left out everywhere.
+Images are copied byte for byte, under the names that `new_names` finds. What a layout can't hold is counted. Unusual:
+crowds are left out of YOLO's layout and difficult in VOC's, since as plain boxes they would teach that a hundred people
+are one; a box with a flaw is left out everywhere.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import csv
 import io
 import json
 import math
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from calotype.data.boxed import BoxedSource
 from calotype.data.images import size_of
 from calotype.data.index import file_id
 from calotype.data.layouts import voc_annotation, write_classes, write_lists
+from calotype.data.new_names import new_names
 from calotype.errors import DataError
 
 LARGEST_ID = 1 << 53
@@ -65,7 +67,7 @@ class Item:
     @property
     def stem(self) -> str:
         """Its name without suffix."""
-        return self.name.rpartition(".")[0]
+        return os.path.splitext(self.name)[0]  # noqa: PTH122 - of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,11 @@ class Converted:
 
 @dataclass
 class Layout(ABC):
-    """Writes items into a folder. `keep_ids`, `keep_numbers`: whether those of images and boxes can be kept."""
+    """Writes items into a folder. `keep_ids`, `keep_numbers`: whether those of images and boxes can be kept.
+
+    `group` is the data group that reads it, `flags` and `areas` what it can hold, `suffixed` whether it finds images by
+    their suffix.
+    """
 
     folder: Path
     classes: Sequence[str]
@@ -91,6 +97,7 @@ class Layout(ABC):
     group = ""
     flags = 0
     areas = False
+    suffixed = False
 
     def __post_init__(self) -> None:
         self.begin()
@@ -167,7 +174,7 @@ class _COCO(Layout):
 class _VOC(Layout):
     """JPEGImages, Annotations, ImageSets/Main and classes.txt; whole pixels."""
 
-    group, flags = "voc_boxes", CROWD | DIFFICULT | TRUNCATED
+    group, flags, suffixed = "voc_boxes", CROWD | DIFFICULT | TRUNCATED, True
 
     def begin(self) -> None:
         self.lists: dict[str, list[str]] = {}
@@ -198,7 +205,7 @@ class _VOC(Layout):
 class _YOLO(Layout):
     """images/<split>, labels/<split> and data.yaml; parts of the image, to 12 digits."""
 
-    group, flags = "yolo", CROWD
+    group, flags, suffixed = "yolo", CROWD, True
 
     def begin(self) -> None:
         self.splits: dict[str, str] = {}
@@ -273,7 +280,7 @@ def convert(
     """
     sources = [*splits.values()]
     writer = LAYOUTS[layout](folder, classes, _ids_can_be_kept(sources), _numbers_can_be_kept(sources))
-    names = _new_names(sources)
+    names = new_names(_names(sources), writer.suffixed)
     own_ids = layout in ("voc", "yolo") or not writer.keep_ids
     for split, source in splits.items():
         for row in sorted(source.rows.tolist(), key=source.annotations.images.name):
@@ -304,43 +311,21 @@ def _numbers_can_be_kept(sources: Sequence[BoxedSource]) -> bool:
     return len(np.unique(numbers)) == len(numbers)
 
 
-def _new_names(sources: Sequence[BoxedSource]) -> dict[str, str]:
-    """For the path of each image the name of its copy, no two of which differ in their suffix or in case alone."""
-    paths = {str(source.annotations.images.path(row)): source.name(place) for source, place, row in _rows(sources)}
-    stems = Counter(_stem(name.rpartition("/")[2]) for name in paths.values())
-    taken, found = set[str](), dict[str, str]()
-    for path, name in paths.items():
-        alone = stems[_stem(name.rpartition("/")[2])] == 1
-        plain = _plain(name.rpartition("/")[2] if alone else name.replace("/", "_"))
-        before, dot, suffix = plain.rpartition(".")
-        number = 1
-        while _stem(plain) in taken:
-            number += 1
-            plain = f"{before}_{number}{dot}{suffix}"
-        taken.add(_stem(plain))
-        found[path] = plain
-    return found
-
-
-def _rows(sources: Sequence[BoxedSource]) -> Iterator[tuple[BoxedSource, int, int]]:
+def _names(sources: Sequence[BoxedSource]) -> dict[str, str]:
+    """The path of each image with its name. Raises DataError for a name that isn't followed."""
+    found = dict[str, str]()
     for source in sources:
-        yield from ((source, place, row) for place, row in enumerate(source.rows.tolist()))
-
-
-def _stem(name: str) -> str:
-    return _plain(name).rpartition(".")[0].casefold()
-
-
-def _plain(name: str) -> str:
-    """A name that stands in a list of names: without what is no letter to print."""
-    return "".join(c if c.isprintable() and not c.isspace() else "_" for c in name)
+        images = source.annotations.images
+        for row in source.rows.tolist():
+            if (reason := unsafe(images.name(row))) is not None:
+                raise DataError(f"{images.path(row)}: {reason}")
+            found[str(images.path(row))] = images.name(row)
+    return found
 
 
 def _item(annotations: Annotations, row: int, split: str, names: Mapping[str, str]) -> tuple[Item, bytes]:
     """An image with its boxes, and its file's bytes."""
     path = annotations.images.path(row)
-    if (reason := unsafe(annotations.images.name(row))) is not None:
-        raise DataError(f"{path}: {reason}")
     try:
         content = path.read_bytes()
     except OSError as error:
