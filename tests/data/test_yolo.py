@@ -102,6 +102,20 @@ def test_a_polygon_is_the_box_around_it(tmp_path: Path) -> None:
     assert train[0]["labels"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("shape", "more"), [("[4, 3]", " .18 .18 2" * 4), ("[1, 2]", " .1 .9")])
+def test_a_box_with_keypoints_is_the_box(shape: str, more: str, tmp_path: Path) -> None:
+    """Although as many numbers can be a polygon; one without them, or with others, is a flaw."""
+    lines = f"1 .5 .5 .5 .5{more}\n0 .5 .5 .5 .5\n0 .5 .5 .5 .5{more} .1 .1\n"
+    data = YOLO(yolo(tmp_path, {"train/a": lines}, f"train: images\nnames: [cat, dog]\nkpt_shape: {shape}"))
+    told = [
+        f"images/train/a.jpg: label line {line} has another number of columns than kpt_shape says" for line in (2, 3)
+    ]
+    assert data.check() == {"boxes": told}
+    train = data.split("train")
+    found = train.without_boxes(train.flaws())[0]
+    assert found["boxes"].tolist() == [[10.0, 7.5, 30.0, 22.5]] and found["labels"].tolist() == [1]
+
+
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
@@ -155,6 +169,10 @@ def bomb() -> str:
         ("train: images\nnames: [a]\nnc: 2\n", "nc is 2, and names has 1"),
         ("train: images\nnc: 1000000000\n", "names has 30001 classes, more than 30000"),
         ("names: [a]\n", "names none of train, val, test"),
+        ("names: [a]\nkpt_shape: 17\n", r"data\.yaml: kpt_shape: 17 is not \[number of keypoints, 2 or 3\]"),
+        ("names: [a]\nkpt_shape: [17, three]\n", r"kpt_shape: \[17, 'three'\] is not"),
+        ("names: [a]\nkpt_shape: [17, 4]\n", r"kpt_shape: \[17, 4\] is not"),
+        ("names: [a]\nkpt_shape: [0, 3]\n", r"kpt_shape: \[0, 3\] is not"),
         ("names: [a]\ntrain: [{a: b}]\n", r"train: \{'a': 'b'\} is neither a folder nor a list"),
         ("names: [a]\ntrain: /etc\n", "train: '/etc' leads out of the data set's root"),
         ("names: [a]\ntrain: ../other\n", "train: '../other' leads out of the data set's root"),
