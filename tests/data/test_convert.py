@@ -174,6 +174,23 @@ def test_names_that_are_the_same_become_paths(layout: str, tmp_path: Path) -> No
         np.testing.assert_allclose(found[position]["truth"][0, 0], number, atol=1e-6)
 
 
+@pytest.mark.parametrize("numbers", [[-1, -2], [0, 4], [4, 4], [4, 1 << 53]])
+def test_numbers_of_boxes_that_are_no_ids_to_others_are_counted_anew(numbers: list[int], tmp_path: Path) -> None:
+    """Those that the reader gives where there are none, 0, which pycocotools takes for none, two of one, too large."""
+    found = []
+    for given in (numbers, [9, 4]):
+        collector = Collector(tmp_path)
+        picture(tmp_path / "a.jpg", 1)
+        collector.add_image("a.jpg", 7, *SIZE)
+        collector.add_boxes([7, 7], [[0, 0, 9, 9], [1, 1, 9, 9]], [0, 0], {"numbers": given})
+        to = tmp_path / f"to{len(found)}"
+        to.mkdir()
+        convert(to, "coco", {"train": BoxedSource(collector.packed(["cat"]), Decoding())}, ["cat"])
+        told = json.loads((to / "annotations/instances_train2017.json").read_text())
+        found.append([item["id"] for item in told["annotations"]])
+    assert found == [[1, 2], [9, 4]]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_images_are_found_whatever_they_are_called(layout: str, tmp_path: Path) -> None:
     """By YOLO's and VOC's readers too, which look for suffixes and pass hidden files over."""

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if odd := next((name for name, source in opened.sources.items() if not hasattr(source, "annotations")), None):
         raise UsageError(f"{printable(opened.told())} has no boxes to convert: its {odd} is none of images with boxes")
     convert: Any = locate("calotype.data.convert.convert")
-    counts = {name: len(source) for name, source in opened.sources.items()}
+    counts = {name: len(source.known) for name, source in opened.sources.items()}
     with Progress(sum(counts.values()), "images written") as progress:
         done = written(
             folder.absolute(),

@@ -274,7 +274,8 @@ def convert(
     classes: Sequence[str],
     seen: Callable[[int], None] = lambda _: None,
 ) -> Converted:
-    """Write all splits into an empty folder in one of LAYOUTS; `seen` is told of each image that is done.
+    """Write all splits into an empty folder in one of LAYOUTS, with images that training leaves out for want of a box;
+    `seen` is told of each image that is done.
 
     Raises DataError naming an image that can't be read, or is of another size than its annotation says.
     """
@@ -283,7 +284,7 @@ def convert(
     names = new_names(_names(sources), writer.suffixed)
     own_ids = layout in ("voc", "yolo") or not writer.keep_ids
     for split, source in splits.items():
-        for row in sorted(source.rows.tolist(), key=source.annotations.images.name):
+        for row in sorted(source.known.tolist(), key=source.annotations.images.name):
             item, content = _item(source.annotations, row, split, names)
             writer.add(item, content)
             found = source.annotations
@@ -300,15 +301,15 @@ def convert(
 
 def _ids_can_be_kept(sources: Sequence[BoxedSource]) -> bool:
     """Whether all ids of images are small, and none is that of two."""
-    ids = np.concatenate([source.ids for source in sources])
+    ids = np.concatenate([source.annotations.images.ids[source.known] for source in sources])
     return bool(len(ids)) and ids.max() < LARGEST_ID and len(np.unique(ids)) == len(ids)
 
 
 def _numbers_can_be_kept(sources: Sequence[BoxedSource]) -> bool:
-    """Whether no number of a box is that of two."""
+    """Whether the numbers of boxes are ids to COCO's tools, for which 0 is none, and no number is that of two."""
     found = {id(source.annotations): source.annotations for source in sources}
     numbers = np.concatenate([annotations.numbers[annotations.flaws == 0] for annotations in found.values()])
-    return len(np.unique(numbers)) == len(numbers)
+    return bool(((numbers > 0) & (numbers < LARGEST_ID)).all()) and len(np.unique(numbers)) == len(numbers)
 
 
 def _names(sources: Sequence[BoxedSource]) -> dict[str, str]:
@@ -316,7 +317,7 @@ def _names(sources: Sequence[BoxedSource]) -> dict[str, str]:
     found = dict[str, str]()
     for source in sources:
         images = source.annotations.images
-        for row in source.rows.tolist():
+        for row in source.known.tolist():
             if (reason := unsafe(images.name(row))) is not None:
                 raise DataError(f"{images.path(row)}: {reason}")
             found[str(images.path(row))] = images.name(row)
