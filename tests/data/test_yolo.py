@@ -116,6 +116,12 @@ def test_a_box_with_keypoints_is_the_box(shape: str, more: str, tmp_path: Path) 
     assert found["boxes"].tolist() == [[10.0, 7.5, 30.0, 22.5]] and found["labels"].tolist() == [1]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {"train/a": "\ufeff1 .5 .5 .5 .5\r\n"}, "\ufefftrain: train.txt\nnames: [cat, dog]\n")
+    (root / "train.txt").write_text("\ufeffimages/train/a.jpg\n")
+    assert YOLO(root).split("train")[0]["labels"].tolist() == [1] and YOLO(root).check() == {}
+
+
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
@@ -167,7 +173,7 @@ def bomb() -> str:
         ("train: images\nnames: [a, a]\n", "names names the class 'a' twice"),
         ("train: images\nnames: {0: a, 2: b}\n", r"names: '2' is none of the numbers 0\.\.1"),
         ("train: images\nnames: [a]\nnc: 2\n", "nc is 2, and names has 1"),
-        ("train: images\nnc: 1000000000\n", "names has 30001 classes, more than 30000"),
+        ("train: images\nnc: 1000000000\n", "names has 30001 classes, more than the 30000 that"),
         ("names: [a]\n", "names none of train, val, test"),
         ("names: [a]\nkpt_shape: 17\n", r"data\.yaml: kpt_shape: 17 is not \[number of keypoints, 2 or 3\]"),
         ("names: [a]\nkpt_shape: [17, three]\n", r"kpt_shape: \[17, 'three'\] is not"),

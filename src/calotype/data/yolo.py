@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from calotype.data import box_classes
+from calotype.data import class_names
 from calotype.data.annotations import NO_NUMBERS, OTHER_COLUMNS, Annotations, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource
@@ -193,7 +193,7 @@ def _classes(tree: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     """The names of classes: a list, or a map by numbers from 0; of `nc` alone those numbers."""
     names, count = tree.get("names"), tree.get("nc")
     if names is None and isinstance(count, int):
-        names = [str(number) for number in range(min(count, box_classes.MOST + 1))]
+        names = [str(number) for number in range(min(count, class_names.MOST + 1))]
         count = len(names)
     if isinstance(names, Mapping):
         numbers = [str(number) for number in range(len(names))]
@@ -204,7 +204,7 @@ def _classes(tree: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         raise DataError(f"{file}: names must be a list of the classes, or a map by their numbers")
     if isinstance(count, int) and count != len(names):
         raise DataError(f"{file}: nc is {count}, and names has {len(names)}")
-    return box_classes.told([str(name) for name in names], f"{file}: names")
+    return class_names.told([str(name) for name in names], f"{file}: names")
 
 
 def _keypoints(tree: Mapping[str, Any], file: Path) -> int | None:
@@ -238,7 +238,7 @@ def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: more than {MAX_BYTES} bytes, which is no list and no labels of an image")
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
 
