@@ -174,6 +174,35 @@ def test_names_that_are_the_same_become_paths(layout: str, tmp_path: Path) -> No
         np.testing.assert_allclose(found[position]["truth"][0, 0], number, atol=1e-6)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("classes", "refused"),
+    [
+        (("background", "cat"), {"voc": "the class 'background' would be lost"}),
+        (("cat", "background"), {}),
+        (("cat", "a\nb"), dict.fromkeys(("voc", "csv"), r"the class 'a\\nb' is no line of a classes\.txt")),
+    ],
+)
+def test_classes_are_kept_or_refused(
+    layout: str, classes: tuple[str, str], refused: dict[str, str], tmp_path: Path
+) -> None:
+    collector = Collector(tmp_path)
+    picture(tmp_path / "a.jpg", 1)
+    collector.add_image("a.jpg", 7, *SIZE)
+    collector.add_boxes([7, 7], [[0, 0, 9, 9], [1, 1, 9, 9]], [0, 1], {"numbers": [1, 2]})
+    splits = {"train": BoxedSource(collector.packed(classes), Decoding())}
+    to = tmp_path / "to"
+    to.mkdir()
+    if layout in refused:
+        with pytest.raises(DataError, match=refused[layout]):
+            convert(to, layout, splits, classes)
+        assert not [*to.iterdir()]
+        return
+    convert(to, layout, splits, classes)
+    found = READERS[layout](to)
+    assert tuple(found.classes) == classes and found.split("train")[0]["labels"].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("numbers", [[-1, -2], [0, 4], [4, 4], [4, 1 << 53]])
 def test_numbers_of_boxes_that_are_no_ids_to_others_are_counted_anew(numbers: list[int], tmp_path: Path) -> None:
     """Those that the reader gives where there are none, 0, which pycocotools takes for none, two of one, too large."""

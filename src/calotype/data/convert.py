@@ -24,10 +24,12 @@ import numpy as np
 from calotype import yaml_tree
 from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, unsafe
 from calotype.data.boxed import BoxedSource
+from calotype.data.class_names import is_line
 from calotype.data.images import size_of
 from calotype.data.index import file_id
 from calotype.data.layouts import voc_annotation, write_classes, write_lists
 from calotype.data.new_names import new_names
+from calotype.data.voc_boxes import BACKGROUND
 from calotype.errors import DataError
 
 LARGEST_ID = 1 << 53
@@ -177,6 +179,12 @@ class _VOC(Layout):
     group, flags, suffixed = "voc_boxes", CROWD | DIFFICULT | TRUNCATED, True
 
     def begin(self) -> None:
+        _check_lines(self.classes)
+        if self.classes[0] == BACKGROUND:
+            raise DataError(
+                f"the class {BACKGROUND!r} would be lost: in VOC's layout the first of that name is that of masks; "
+                "rename it, or write another layout"
+            )
         self.lists: dict[str, list[str]] = {}
         (self.folder / "Annotations").mkdir()
 
@@ -242,6 +250,7 @@ class _Table(Layout):
     COLUMNS = ("image", "split", "width", "height", "class", "x_min", "y_min", "x_max", "y_max", "area")
 
     def begin(self) -> None:
+        _check_lines(self.classes)
         self.text = io.StringIO()
         self.rows = csv.writer(self.text, lineterminator="\n")
         self.marks = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
@@ -262,6 +271,12 @@ class _Table(Layout):
     def finish(self) -> None:
         (self.folder / "boxes.csv").write_text(self.text.getvalue(), encoding="utf-8")
         write_classes(self.folder, self.classes)
+
+
+def _check_lines(classes: Sequence[str]) -> None:
+    """Raises DataError naming a class that a classes.txt can't hold."""
+    if odd := [name for name in classes if not is_line(name)]:
+        raise DataError(f"the class {odd[0]!r} is no line of a classes.txt; rename it, or write coco or yolo")
 
 
 LAYOUTS: Mapping[str, type[Layout]] = {"coco": _COCO, "voc": _VOC, "yolo": _YOLO, "csv": _Table}
