@@ -116,6 +116,14 @@ def test_a_box_with_keypoints_is_the_box(shape: str, more: str, tmp_path: Path) 
     assert found["boxes"].tolist() == [[10.0, 7.5, 30.0, 22.5]] and found["labels"].tolist() == [1]
 
 
+def test_what_is_passed_over_in_each_folder_of_a_split_is_told(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {"a/a": "", "b/b": "", "c/c": ""}, "train: [images/a, images/b, images/c]\nnames: [cat]\n")
+    for name in ("a/x.txt", "a/.y.jpg", "b/z.txt"):
+        (root / "images" / name).write_text("")
+    (told,) = YOLO(root).check()["passed_over"]
+    assert sorted(told.removeprefix("train: ").split(", ")) == ["1 hidden", "2 .txt"]
+
+
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     root = yolo(tmp_path, {"train/a": "\ufeff1 .5 .5 .5 .5\r\n"}, "\ufefftrain: train.txt\nnames: [cat, dog]\n")
     (root / "train.txt").write_text("\ufeffimages/train/a.jpg\n")

@@ -10,6 +10,7 @@ Source: Ultralytics, "Object Detection Datasets Overview" and its `verify_image_
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class YOLO:
         if not self.splits:
             raise DataError(f"{self.yaml} names none of train, val, test")
         self._read: dict[str, Annotations] = {}
-        self._ignored: dict[str, Mapping[str, int]] = {}
+        self._ignored: dict[str, Counter[str]] = {}
         self._labelled: dict[str, list[str]] = {}
 
     def split(self, name: str) -> BoxedSource:
@@ -123,7 +124,7 @@ class YOLO:
             place = self._place(entry, split)
             if (self.top / place).is_dir():
                 index = folder_index(self.top, place, by_class=False)
-                self._ignored[split] = index.ignored
+                self._ignored.setdefault(split, Counter()).update(index.ignored)
                 names.update(
                     dict.fromkeys(index.name(row).encode("utf-8", "surrogateescape") for row in range(len(index)))
                 )
