@@ -26,7 +26,7 @@ def test_a_folder_is_converted_checked_and_not_written_over(tmp_path: Path, caps
     assert (
         "yolo: 2 boxes lose their mark truncated\nyolo: 1 boxes with a flaw left out; data check names them\n" in told
     )
-    assert f"{to}: train 2, val 1; train with data=yolo paths.data={to}" in told
+    assert f"{to}: train 2, val 1; train with experiment=boxes data=yolo paths.data={to}" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["voc", "yolo"]
     assert main(command) == 2
     assert "is there already and is not empty; name another by --to" in capsys.readouterr().err
@@ -54,7 +54,7 @@ def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {
         "folder": str(to),
         "splits": {"train": 2, "val": 1},
-        "overrides": ["data=coco", f"paths.data={to}"],
+        "overrides": ["experiment=boxes", "data=coco", f"paths.data={to}"],
         "lost": {"boxes lose their mark truncated": 2, "boxes with a flaw left out; data check names them": 1},
     }
 
