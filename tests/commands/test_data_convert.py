@@ -9,6 +9,8 @@ import pytest
 
 from calotype.cli import main
 from calotype.commands._dataset import _group
+from calotype.data.box_table import BoxTable
+from tests.toys import coco
 from tests.toys.boxed import picture, voc, voc_object
 from tests.toys.photos import draw
 
@@ -24,7 +26,7 @@ def test_a_folder_is_converted_checked_and_not_written_over(tmp_path: Path, caps
     assert (
         "yolo: 2 boxes lose their mark truncated\nyolo: 1 boxes with a flaw left out; data check names them\n" in told
     )
-    assert f"{to}: train 2, val 1; train with data=yolo paths.data={to}" in told
+    assert f"{to}: train 2, val 1; train with experiment=boxes data=yolo paths.data={to}" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["voc", "yolo"]
     assert main(command) == 2
     assert "is there already and is not empty; name another by --to" in capsys.readouterr().err
@@ -52,9 +54,19 @@ def test_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {
         "folder": str(to),
         "splits": {"train": 2, "val": 1},
-        "overrides": ["data=coco", f"paths.data={to}"],
+        "overrides": ["experiment=boxes", "data=coco", f"paths.data={to}"],
         "lost": {"boxes lose their mark truncated": 2, "boxes with a flaw left out; data check names them": 1},
     }
+
+
+def test_images_that_training_leaves_out_are_converted_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = coco.write(tmp_path / "coco")
+    what = ["data=coco2017", f"paths.data={root}"]
+    assert main(["data", "convert", *what, "--to", str(tmp_path / "csv"), "--format", "csv"]) == 0
+    assert "18/18 images written" in (told := capsys.readouterr().err) and "csv: train 12, val 6; " in told
+    table = BoxTable(tmp_path / "csv")
+    assert table.split("train").ids.tolist() == [*range(1, 13)]
+    assert sum(not len(table.split("train")[place]["boxes"]) for place in range(12)) == 3
 
 
 def test_what_cannot_be_converted_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ def test_what_is_made_is_a_whole_data_set(tmp_path: Path, capsys: pytest.Capture
     assert found == {
         "folder": str(folder),
         "splits": {"train": 6, "val": 3, "test": 2},
-        "overrides": ["data=voc2012", f"paths.data={folder}"],
+        "overrides": ["experiment=shapes_segmentation", "data=voc2012", f"paths.data={folder}"],
     }
     assert main(["data", "check", *found["overrides"], "--workers", "0", "--allow", "missing_class", "--json"]) in (
         0,
@@ -35,7 +35,10 @@ def test_a_seed_draws_others(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for seed in ("3", "4"):
         main(["data", "make", "shapes", "--format", "coco", *FEW, "--seed", seed, "--to", str(tmp_path / seed)])
     told = capsys.readouterr().err
-    assert f"shapes is in {tmp_path / '3'}: train 6, val 3, test 2; train with data=coco paths.data=" in told
+    assert (
+        f"shapes is in {tmp_path / '3'}: train 6, val 3, test 2; train with experiment=boxes data=coco paths.data="
+        in told
+    )
     one, other = ((tmp_path / seed / "annotations/instances_val2017.json").read_text() for seed in ("3", "4"))
     assert one != other
 

@@ -145,7 +145,7 @@ def test_wrong_rows_are_named(row: str, told: str, tmp_path: Path) -> None:
             "image,class,x_min,y_min,x_max,y_max\nimages/a.jpg,99999,1,1,2,2\n",
             {},
             DataError,
-            "has 100000 classes, more than 30000",
+            "has 100000 classes, more than the 30000 that",
         ),
         ("", {"format": "xyz"}, ConfigError, "'xyz' is none of xyxy, xywh, cxcywh"),
         ("", {}, DataError, "has no columns"),

@@ -13,6 +13,7 @@ import torch
 from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations
 from calotype.data.box_table import BoxTable
 from calotype.data.boxed import BoxedSource
+from calotype.data.coco import Coco
 from calotype.data.collector import Collector
 from calotype.data.convert import LAYOUTS, convert
 from calotype.data.source import Decoding
@@ -30,6 +31,7 @@ BOXES: dict[str, list[tuple[list[float], int, int, float]]] = {
     "e": [([2, 2, 8, 8], 9, 0, 36), ([2, 2, 8, 8], 0, 0, 36)],
 }
 """Corners, class, flags and area; class 9 there isn't."""
+READERS: dict[str, Any] = {"coco": Coco, "voc": VOCBoxes, "yolo": YOLO, "csv": BoxTable}
 
 
 def annotations(root: Path, names: list[str]) -> Annotations:
@@ -165,13 +167,89 @@ def test_names_that_are_the_same_become_paths(layout: str, tmp_path: Path) -> No
     convert(tmp_path / "to", layout, {"train": source}, ["cat"])
     copies = [path for path in (tmp_path / "to").rglob("*") if path.suffix in (".jpg", ".png")]
     assert sorted(path.name for path in copies) == ["x_a.jpg", "y_A_2.png", "y_a.jpg", "y_a_3.jpg", "z_.jpg"]
-    read = {"voc": VOCBoxes, "yolo": YOLO, "csv": BoxTable}.get(layout)
-    if read is not None:
-        found = read(tmp_path / "to").split("train")
-        for position in range(5):
-            content = found[position]["content"]
-            (number,) = [n for n, name in enumerate(names) if (tmp_path / "given" / name).read_bytes() == content]
-            np.testing.assert_allclose(found[position]["truth"][0, 0], number, atol=1e-6)
+    found = READERS[layout](tmp_path / "to").split("train")
+    for position in range(5):
+        content = found[position]["content"]
+        (number,) = [n for n, name in enumerate(names) if (tmp_path / "given" / name).read_bytes() == content]
+        np.testing.assert_allclose(found[position]["truth"][0, 0], number, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("classes", "refused"),
+    [
+        (("background", "cat"), {"voc": "the class 'background' would be lost"}),
+        (("cat", "background"), {}),
+        (("cat", "a\nb"), dict.fromkeys(("voc", "csv"), r"the class 'a\\nb' is no line of a classes\.txt")),
+    ],
+)
+def test_classes_are_kept_or_refused(
+    layout: str, classes: tuple[str, str], refused: dict[str, str], tmp_path: Path
+) -> None:
+    collector = Collector(tmp_path)
+    picture(tmp_path / "a.jpg", 1)
+    collector.add_image("a.jpg", 7, *SIZE)
+    collector.add_boxes([7, 7], [[0, 0, 9, 9], [1, 1, 9, 9]], [0, 1], {"numbers": [1, 2]})
+    splits = {"train": BoxedSource(collector.packed(classes), Decoding())}
+    to = tmp_path / "to"
+    to.mkdir()
+    if layout in refused:
+        with pytest.raises(DataError, match=refused[layout]):
+            convert(to, layout, splits, classes)
+        assert not [*to.iterdir()]
+        return
+    convert(to, layout, splits, classes)
+    found = READERS[layout](to)
+    assert tuple(found.classes) == classes and found.split("train")[0]["labels"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("numbers", [[-1, -2], [0, 4], [4, 4], [4, 1 << 53]])
+def test_numbers_of_boxes_that_are_no_ids_to_others_are_counted_anew(numbers: list[int], tmp_path: Path) -> None:
+    """Those that the reader gives where there are none, 0, which pycocotools takes for none, two of one, too large."""
+    found = []
+    for given in (numbers, [9, 4]):
+        collector = Collector(tmp_path)
+        picture(tmp_path / "a.jpg", 1)
+        collector.add_image("a.jpg", 7, *SIZE)
+        collector.add_boxes([7, 7], [[0, 0, 9, 9], [1, 1, 9, 9]], [0, 0], {"numbers": given})
+        to = tmp_path / f"to{len(found)}"
+        to.mkdir()
+        convert(to, "coco", {"train": BoxedSource(collector.packed(["cat"]), Decoding())}, ["cat"])
+        told = json.loads((to / "annotations/instances_train2017.json").read_text())
+        found.append([item["id"] for item in told["annotations"]])
+    assert found == [[1, 2], [9, 4]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_are_found_whatever_they_are_called(layout: str, tmp_path: Path) -> None:
+    """By YOLO's and VOC's readers too, which look for suffixes and pass hidden files over."""
+    names = {
+        "x/one": "JPEG",
+        "two": "PNG",
+        "y/one": "WEBP",
+        "im.1": "BMP",
+        ".jpg": "JPEG",
+        "B.Gif": "GIF",
+        "c.JPG": "TIFF",
+    }
+    collector = Collector(tmp_path / "given")
+    for number, (name, kind) in enumerate(names.items()):
+        picture(tmp_path / "given" / name, number, format=kind)
+        collector.add_image(name, number, *SIZE)
+        collector.add_boxes([number], [[number, 0, 20, 20]], [0], {})
+    (tmp_path / "to").mkdir()
+    convert(tmp_path / "to", layout, {"train": BoxedSource(collector.packed(["cat"]), Decoding())}, ["cat"])
+    found = READERS[layout](tmp_path / "to").split("train")
+    contents = {(tmp_path / "given" / name).read_bytes(): number for number, name in enumerate(names)}
+    left = [(contents[sample["content"]], sample["truth"][0, 0]) for sample in (found[place] for place in range(7))]
+    assert sorted(number for number, _ in left) == [*range(7)]
+    np.testing.assert_allclose(*zip(*left, strict=True), atol=1e-6)
+    copies = {Path(found.name(place)).name for place in range(7)}
+    assert copies == (
+        {"x_one", "two", "y_one", "im.1", "_jpg", "B.Gif", "c.JPG"}
+        if layout in ("coco", "csv")
+        else {"x_one.jpg", "two.png", "y_one.webp", "im.1.bmp", "_jpg.jpg", "B.Gif.gif", "c.JPG"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,3 +267,11 @@ def test_an_image_that_cannot_be_copied_is_named(
     change(tmp_path / "given/deep/a.jpg")
     with pytest.raises(DataError, match=told):
         written(tmp_path / "to", "voc", splits)
+
+
+def test_an_image_that_is_not_followed_is_named_before_any_is_copied(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.add_image("../a.jpg", 1)
+    with pytest.raises(DataError, match=r"\.\./a\.jpg: leaves the folder of images"):
+        convert(tmp_path, "voc", {"train": BoxedSource(collector.packed(["cat"]), Decoding())}, ["cat"])
+    assert not (tmp_path / "JPEGImages").exists()

@@ -224,8 +224,8 @@ def test_grey_levels_of_few_bits_are_not_stretched(tmp_path: Path) -> None:
     ("options", "told"),
     [
         ({"classes": None}, r"data\.classes: name the classes, or write them into .*classes\.txt"),
-        ({"classes": 256}, r"data\.classes: 256 has 256 classes, and a mask can tell 255 apart"),
-        ({"classes": 0}, r"data\.classes: 0 names no class"),
+        ({"classes": 256}, r"data\.classes: has 256 classes, more than the 255 that can be told apart"),
+        ({"classes": 0}, r"data\.classes: names no class"),
         ({"classes": ["a", "a"]}, "names the class 'a' twice"),
         ({"ids": {"sea": 0}}, r"data\.ids: 'sea' is no class; there are sky, road, car and void"),
         ({"ids": [0, 1, 2, 3]}, r"data\.ids: has 4 entries for 3 classes"),

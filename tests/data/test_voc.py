@@ -164,6 +164,12 @@ def test_a_list_that_names_an_image_twice_is_refused(tmp_path: Path) -> None:
         VOCSegmentation(root, train="twice").split("train")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path: Path) -> None:
+    root = devkit(tmp_path)
+    (root / "VOCdevkit/VOC2012/ImageSets/Segmentation/marked.txt").write_text(f"\ufeff{TRAIN[0]}\n")
+    assert VOCSegmentation(root, train="marked").split("train").name(0) == f"JPEGImages/{TRAIN[0]}.jpg"
+
+
 def test_other_classes_are_told_by_the_config_or_a_file(tmp_path: Path) -> None:
     root = devkit(tmp_path)
     assert VOCSegmentation(root).classes == CLASSES

@@ -192,6 +192,14 @@ def test_classes_are_told_or_found(tmp_path: Path) -> None:
         VOCBoxes(voc(tmp_path / "empty", {"train": {"a": ""}}))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    voc(tmp_path, LISTS)
+    for file, text in (("ImageSets/Main/train.txt", "a\r\nb\r\n"), ("classes.txt", "cat\r\ndog\r\n")):
+        (tmp_path / file).write_text(f"\ufeff{text}", newline="")
+    data = VOCBoxes(tmp_path)
+    assert data.names["train"] == ["a", "b"] and data.classes == ("cat", "dog")
+
+
 def test_an_image_is_found_by_its_name_whatever_its_suffix(tmp_path: Path) -> None:
     data = one(tmp_path, CAT)
     (tmp_path / "JPEGImages/a.jpg").unlink()

@@ -102,6 +102,34 @@ def test_a_polygon_is_the_box_around_it(tmp_path: Path) -> None:
     assert train[0]["labels"].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("shape", "more"), [("[4, 3]", " .18 .18 2" * 4), ("[1, 2]", " .1 .9")])
+def test_a_box_with_keypoints_is_the_box(shape: str, more: str, tmp_path: Path) -> None:
+    """Although as many numbers can be a polygon; one without them, or with others, is a flaw."""
+    lines = f"1 .5 .5 .5 .5{more}\n0 .5 .5 .5 .5\n0 .5 .5 .5 .5{more} .1 .1\n"
+    data = YOLO(yolo(tmp_path, {"train/a": lines}, f"train: images\nnames: [cat, dog]\nkpt_shape: {shape}"))
+    told = [
+        f"images/train/a.jpg: label line {line} has another number of columns than kpt_shape says" for line in (2, 3)
+    ]
+    assert data.check() == {"boxes": told}
+    train = data.split("train")
+    found = train.without_boxes(train.flaws())[0]
+    assert found["boxes"].tolist() == [[10.0, 7.5, 30.0, 22.5]] and found["labels"].tolist() == [1]
+
+
+def test_what_is_passed_over_in_each_folder_of_a_split_is_told(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {"a/a": "", "b/b": "", "c/c": ""}, "train: [images/a, images/b, images/c]\nnames: [cat]\n")
+    for name in ("a/x.txt", "a/.y.jpg", "b/z.txt"):
+        (root / "images" / name).write_text("")
+    (told,) = YOLO(root).check()["passed_over"]
+    assert sorted(told.removeprefix("train: ").split(", ")) == ["1 hidden", "2 .txt"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    root = yolo(tmp_path, {"train/a": "\ufeff1 .5 .5 .5 .5\r\n"}, "\ufefftrain: train.txt\nnames: [cat, dog]\n")
+    (root / "train.txt").write_text("\ufeffimages/train/a.jpg\n")
+    assert YOLO(root).split("train")[0]["labels"].tolist() == [1] and YOLO(root).check() == {}
+
+
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
@@ -153,8 +181,12 @@ def bomb() -> str:
         ("train: images\nnames: [a, a]\n", "names names the class 'a' twice"),
         ("train: images\nnames: {0: a, 2: b}\n", r"names: '2' is none of the numbers 0\.\.1"),
         ("train: images\nnames: [a]\nnc: 2\n", "nc is 2, and names has 1"),
-        ("train: images\nnc: 1000000000\n", "names has 30001 classes, more than 30000"),
+        ("train: images\nnc: 1000000000\n", "names has 30001 classes, more than the 30000 that"),
         ("names: [a]\n", "names none of train, val, test"),
+        ("names: [a]\nkpt_shape: 17\n", r"data\.yaml: kpt_shape: 17 is not \[number of keypoints, 2 or 3\]"),
+        ("names: [a]\nkpt_shape: [17, three]\n", r"kpt_shape: \[17, 'three'\] is not"),
+        ("names: [a]\nkpt_shape: [17, 4]\n", r"kpt_shape: \[17, 4\] is not"),
+        ("names: [a]\nkpt_shape: [0, 3]\n", r"kpt_shape: \[0, 3\] is not"),
         ("names: [a]\ntrain: [{a: b}]\n", r"train: \{'a': 'b'\} is neither a folder nor a list"),
         ("names: [a]\ntrain: /etc\n", "train: '/etc' leads out of the data set's root"),
         ("names: [a]\ntrain: ../other\n", "train: '../other' leads out of the data set's root"),

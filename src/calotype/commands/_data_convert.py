@@ -46,13 +46,14 @@ def run(args: argparse.Namespace) -> int:
     if odd := next((name for name, source in opened.sources.items() if not hasattr(source, "annotations")), None):
         raise UsageError(f"{printable(opened.told())} has no boxes to convert: its {odd} is none of images with boxes")
     convert: Any = locate("calotype.data.convert.convert")
-    counts = {name: len(source) for name, source in opened.sources.items()}
+    boxed: dict[str, Any] = {**opened.sources}
+    counts = {name: len(source.known) for name, source in boxed.items()}
     with Progress(sum(counts.values()), "images written") as progress:
         done = written(
             folder.absolute(),
             lambda place: convert(place, args.format, opened.sources, opened.classes, progress.advance),
         )
-    overrides = [f"data={done.group}", f"paths.data={folder}"]
+    overrides = ["experiment=boxes", f"data={done.group}", f"paths.data={folder}"]
     if args.json:
         told = {"folder": str(folder), "splits": counts, "overrides": overrides, "lost": done.lost}
         sys.stdout.write(json.dumps(told) + "\n")

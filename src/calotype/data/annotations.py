@@ -43,9 +43,10 @@ FLAWS = (
     "has a category that there isn't",
     "has no four numbers",
     "has the number of another",
+    "has another number of columns than kpt_shape says",
 )
 """What is wrong with a box, by the code that it is kept with; 0 is nothing."""
-NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED = range(1, len(FLAWS))
+NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED, OTHER_COLUMNS = range(1, len(FLAWS))
 
 
 VERSION = 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from calotype.data import box_classes
+from calotype.data import class_names
 from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, Floats, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
@@ -255,14 +255,14 @@ class _Rows:
         """The classes."""
         names = [name for name in self.names if name]
         if given is not None:
-            return box_classes.given(given)
+            return class_names.given(given)
         if (self.top / "classes.txt").is_file():
-            return box_classes.lines(self.top / "classes.txt")
+            return class_names.lines(self.top / "classes.txt")
         if names and all(map(is_number, names)):
-            return box_classes.told([str(number) for number in range(1 + max(map(int, names)))], str(self.file))
+            return class_names.told([str(number) for number in range(1 + max(map(int, names)))], str(self.file))
         if not names:
             raise DataError(f"{self.file}: no row has a class; set data.classes")
-        return box_classes.told(sorted(names), str(self.file))
+        return class_names.told(sorted(names), str(self.file))
 
     def annotations(self, classes: Sequence[str]) -> Annotations:
         """All that was read, by ascending ids of images."""

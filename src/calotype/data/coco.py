@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from calotype import archives
-from calotype.data import coco_file
+from calotype.data import class_names, coco_file
 from calotype.data.annotations import Annotations
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
@@ -197,13 +197,11 @@ def _classes(given: Sequence[str] | None, first: CocoFile) -> Sequence[str]:
     """The names of the classes. Raises ConfigError for one that is no category, or there twice."""
     if given is None:
         return first.names
-    names = [str(name) for name in given]
+    names = class_names.given(given)
     if odd := [name for name in names if name not in first.names]:
         known = ", ".join(first.names[:NAMED]) + (", ..." if len(first.names) > NAMED else "")
         raise ConfigError(f"{odd[0]!r} is no category; there are {known}", key="data.classes")
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"{names!r} names no class, or one twice", key="data.classes")
-    return tuple(names)
+    return names
 
 
 def _given(top: Path, split: str, place: Mapping[str, str]) -> Place:

@@ -1,8 +1,8 @@
 """Writes images with boxes in the layout of COCO, VOC, Ultralytics (YOLO) or as a table, from any boxed sources.
 
-Images are copied byte for byte, under their own names where those are different, else under their whole path with _ for
-/. What a layout can't hold is counted. Unusual: crowds are left out of YOLO's layout and difficult in VOC's, since as
-plain boxes they would teach that a hundred people are one; a box with a flaw is left out everywhere.
+Images are copied byte for byte, under the names that `new_names` finds. What a layout can't hold is counted. Unusual:
+crowds are left out of YOLO's layout and difficult in VOC's, since as plain boxes they would teach that a hundred people
+are one; a box with a flaw is left out everywhere.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import csv
 import io
 import json
 import math
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ import numpy as np
 from calotype import yaml_tree
 from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, unsafe
 from calotype.data.boxed import BoxedSource
+from calotype.data.class_names import is_line
 from calotype.data.images import size_of
 from calotype.data.index import file_id
 from calotype.data.layouts import voc_annotation, write_classes, write_lists
+from calotype.data.new_names import new_names
+from calotype.data.voc_boxes import BACKGROUND
 from calotype.errors import DataError
 
 LARGEST_ID = 1 << 53
@@ -65,7 +69,7 @@ class Item:
     @property
     def stem(self) -> str:
         """Its name without suffix."""
-        return self.name.rpartition(".")[0]
+        return os.path.splitext(self.name)[0]  # noqa: PTH122 - of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,11 @@ class Converted:
 
 @dataclass
 class Layout(ABC):
-    """Writes items into a folder. `keep_ids`, `keep_numbers`: whether those of images and boxes can be kept."""
+    """Writes items into a folder. `keep_ids`, `keep_numbers`: whether those of images and boxes can be kept.
+
+    `group` is the data group that reads it, `flags` and `areas` what it can hold, `suffixed` whether it finds images by
+    their suffix.
+    """
 
     folder: Path
     classes: Sequence[str]
@@ -91,6 +99,7 @@ class Layout(ABC):
     group = ""
     flags = 0
     areas = False
+    suffixed = False
 
     def __post_init__(self) -> None:
         self.begin()
@@ -167,9 +176,15 @@ class _COCO(Layout):
 class _VOC(Layout):
     """JPEGImages, Annotations, ImageSets/Main and classes.txt; whole pixels."""
 
-    group, flags = "voc_boxes", CROWD | DIFFICULT | TRUNCATED
+    group, flags, suffixed = "voc_boxes", CROWD | DIFFICULT | TRUNCATED, True
 
     def begin(self) -> None:
+        _check_lines(self.classes)
+        if self.classes[0] == BACKGROUND:
+            raise DataError(
+                f"the class {BACKGROUND!r} would be lost: in VOC's layout the first of that name is that of masks; "
+                "rename it, or write another layout"
+            )
         self.lists: dict[str, list[str]] = {}
         (self.folder / "Annotations").mkdir()
 
@@ -198,7 +213,7 @@ class _VOC(Layout):
 class _YOLO(Layout):
     """images/<split>, labels/<split> and data.yaml; parts of the image, to 12 digits."""
 
-    group, flags = "yolo", CROWD
+    group, flags, suffixed = "yolo", CROWD, True
 
     def begin(self) -> None:
         self.splits: dict[str, str] = {}
@@ -235,6 +250,7 @@ class _Table(Layout):
     COLUMNS = ("image", "split", "width", "height", "class", "x_min", "y_min", "x_max", "y_max", "area")
 
     def begin(self) -> None:
+        _check_lines(self.classes)
         self.text = io.StringIO()
         self.rows = csv.writer(self.text, lineterminator="\n")
         self.marks = {"crowd": CROWD, "difficult": DIFFICULT, "truncated": TRUNCATED}
@@ -257,6 +273,12 @@ class _Table(Layout):
         write_classes(self.folder, self.classes)
 
 
+def _check_lines(classes: Sequence[str]) -> None:
+    """Raises DataError naming a class that a classes.txt can't hold."""
+    if odd := [name for name in classes if not is_line(name)]:
+        raise DataError(f"the class {odd[0]!r} is no line of a classes.txt; rename it, or write coco or yolo")
+
+
 LAYOUTS: Mapping[str, type[Layout]] = {"coco": _COCO, "voc": _VOC, "yolo": _YOLO, "csv": _Table}
 
 
@@ -267,16 +289,17 @@ def convert(
     classes: Sequence[str],
     seen: Callable[[int], None] = lambda _: None,
 ) -> Converted:
-    """Write all splits into an empty folder in one of LAYOUTS; `seen` is told of each image that is done.
+    """Write all splits into an empty folder in one of LAYOUTS, with images that training leaves out for want of a box;
+    `seen` is told of each image that is done.
 
     Raises DataError naming an image that can't be read, or is of another size than its annotation says.
     """
     sources = [*splits.values()]
     writer = LAYOUTS[layout](folder, classes, _ids_can_be_kept(sources), _numbers_can_be_kept(sources))
-    names = _new_names(sources)
+    names = new_names(_names(sources), writer.suffixed)
     own_ids = layout in ("voc", "yolo") or not writer.keep_ids
     for split, source in splits.items():
-        for row in sorted(source.rows.tolist(), key=source.annotations.images.name):
+        for row in sorted(source.known.tolist(), key=source.annotations.images.name):
             item, content = _item(source.annotations, row, split, names)
             writer.add(item, content)
             found = source.annotations
@@ -293,54 +316,32 @@ def convert(
 
 def _ids_can_be_kept(sources: Sequence[BoxedSource]) -> bool:
     """Whether all ids of images are small, and none is that of two."""
-    ids = np.concatenate([source.ids for source in sources])
+    ids = np.concatenate([source.annotations.images.ids[source.known] for source in sources])
     return bool(len(ids)) and ids.max() < LARGEST_ID and len(np.unique(ids)) == len(ids)
 
 
 def _numbers_can_be_kept(sources: Sequence[BoxedSource]) -> bool:
-    """Whether no number of a box is that of two."""
+    """Whether the numbers of boxes are ids to COCO's tools, for which 0 is none, and no number is that of two."""
     found = {id(source.annotations): source.annotations for source in sources}
     numbers = np.concatenate([annotations.numbers[annotations.flaws == 0] for annotations in found.values()])
-    return len(np.unique(numbers)) == len(numbers)
+    return bool(((numbers > 0) & (numbers < LARGEST_ID)).all()) and len(np.unique(numbers)) == len(numbers)
 
 
-def _new_names(sources: Sequence[BoxedSource]) -> dict[str, str]:
-    """For the path of each image the name of its copy, no two of which differ in their suffix or in case alone."""
-    paths = {str(source.annotations.images.path(row)): source.name(place) for source, place, row in _rows(sources)}
-    stems = Counter(_stem(name.rpartition("/")[2]) for name in paths.values())
-    taken, found = set[str](), dict[str, str]()
-    for path, name in paths.items():
-        alone = stems[_stem(name.rpartition("/")[2])] == 1
-        plain = _plain(name.rpartition("/")[2] if alone else name.replace("/", "_"))
-        before, dot, suffix = plain.rpartition(".")
-        number = 1
-        while _stem(plain) in taken:
-            number += 1
-            plain = f"{before}_{number}{dot}{suffix}"
-        taken.add(_stem(plain))
-        found[path] = plain
-    return found
-
-
-def _rows(sources: Sequence[BoxedSource]) -> Iterator[tuple[BoxedSource, int, int]]:
+def _names(sources: Sequence[BoxedSource]) -> dict[str, str]:
+    """The path of each image with its name. Raises DataError for a name that isn't followed."""
+    found = dict[str, str]()
     for source in sources:
-        yield from ((source, place, row) for place, row in enumerate(source.rows.tolist()))
-
-
-def _stem(name: str) -> str:
-    return _plain(name).rpartition(".")[0].casefold()
-
-
-def _plain(name: str) -> str:
-    """A name that stands in a list of names: without what is no letter to print."""
-    return "".join(c if c.isprintable() and not c.isspace() else "_" for c in name)
+        images = source.annotations.images
+        for row in source.known.tolist():
+            if (reason := unsafe(images.name(row))) is not None:
+                raise DataError(f"{images.path(row)}: {reason}")
+            found[str(images.path(row))] = images.name(row)
+    return found
 
 
 def _item(annotations: Annotations, row: int, split: str, names: Mapping[str, str]) -> tuple[Item, bytes]:
     """An image with its boxes, and its file's bytes."""
     path = annotations.images.path(row)
-    if (reason := unsafe(annotations.images.name(row))) is not None:
-        raise DataError(f"{path}: {reason}")
     try:
         content = path.read_bytes()
     except OSError as error:

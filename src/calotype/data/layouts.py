@@ -61,7 +61,7 @@ def write_voc(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: Se
     for kind in ("Segmentation", "Main"):
         write_lists(root / "ImageSets" / kind, lists)
     write_classes(root, classes)
-    return ["data=voc2012"]
+    return ["experiment=shapes_segmentation", "data=voc2012"]
 
 
 def _annotation(name: str, picture: Picture, classes: Sequence[str]) -> str:
@@ -124,7 +124,7 @@ def write_coco(folder: Path, splits: Mapping[str, Iterable[Picture]], classes: S
             image.save(folder / f"{split}2017" / name, compress_level=6)
         told = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
         (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(told))
-    return ["data=coco"]
+    return ["experiment=boxes", "data=coco"]
 
 
 def _instances(picture: Picture, image: int, ids: Sequence[int], first: int) -> list[dict[str, Any]]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
+from calotype.data import class_names
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import FileIndex, folder_index
-from calotype.data.masked import Beside, MaskDecoding, MaskedSource, check_classes, classes_in
-from calotype.data.masks import STORED, Meaning, palette
+from calotype.data.masked import Beside, MaskDecoding, MaskedSource
+from calotype.data.masks import MOST_CLASSES, STORED, Meaning, palette
 from calotype.data.source import ALIASES, Decoding, Fractions
 from calotype.errors import ConfigError, DataError
 from calotype.types import VOID
@@ -141,12 +142,8 @@ def _classes(given: Sequence[str] | int | None, top: Path) -> tuple[str, ...]:
         file = top / "classes.txt"
         if not file.is_file():
             raise ConfigError(f"name the classes, or write them into {file}, one a line", key="data.classes")
-        return classes_in(file)
-    names = [str(number) for number in range(given)] if isinstance(given, int) else [str(name) for name in given]
-    try:
-        return check_classes(names, f"{given!r}", ConfigError)
-    except ConfigError as error:
-        raise ConfigError(error.message, key="data.classes") from error
+        return class_names.lines(file, MOST_CLASSES)
+    return class_names.given([*map(str, range(given))] if isinstance(given, int) else given, MOST_CLASSES)
 
 
 def _listed(value: Any) -> TypeGuard[Sequence[Any]]:

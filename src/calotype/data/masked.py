@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from calotype.data import images, masks
 from calotype.data.index import FileIndex, Packer, Paths, file_id
 from calotype.data.source import Decoding
-from calotype.errors import ConfigError, DataError
+from calotype.errors import DataError
 
 if TYPE_CHECKING:
     from calotype.types import IntArray, Sample
@@ -196,30 +196,10 @@ def sample_id(name: str) -> int:
     return file_id(name.encode())
 
 
-def check_classes(classes: Sequence[str], where: str, error: type[ConfigError | DataError]) -> tuple[str, ...]:
-    """The names of classes. Raises `error` where they can't be those of a mask: none, too many, one twice."""
-    if not classes:
-        raise error(f"{where} names no class")
-    if len(classes) > masks.MOST_CLASSES:
-        raise error(f"{where} has {len(classes)} classes, and a mask can tell {masks.MOST_CLASSES} apart: 255 is void")
-    if twice := next((name for name in classes if classes.count(name) > 1), None):
-        raise error(f"{where} names the class {twice!r} twice")
-    return tuple(classes)
-
-
-def classes_in(path: Path) -> tuple[str, ...]:
-    """The classes that a file names, one a line. Raises DataError."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from error
-    return check_classes([line.strip() for line in lines if line.strip()], str(path), DataError)
-
-
 def names_in(path: Path) -> list[str]:
     """The names in a list of images. Raises DataError for one that can't be read, is empty, or names an image twice."""
     try:
-        names = path.read_text(encoding="utf-8").split()
+        names = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         others = sorted(file.stem for file in path.parent.glob("*.txt"))
         known = f"; there are {', '.join(others)}" if others else ""

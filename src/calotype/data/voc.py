@@ -15,18 +15,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from calotype import archives
-from calotype.data import masks, sbd
-from calotype.data.masked import (
-    Beside,
-    Joined,
-    MaskDecoding,
-    MaskedSource,
-    check_classes,
-    classes_in,
-    listed,
-    names_in,
-    sample_id,
-)  # fmt: skip
+from calotype.data import class_names, masks, sbd
+from calotype.data.masked import Beside, Joined, MaskDecoding, MaskedSource, listed, names_in, sample_id
 from calotype.data.source import Decoding
 from calotype.errors import ConfigError, DataError
 from calotype.fetch import Progress, Remote, fetch, quiet
@@ -113,9 +103,9 @@ class VOCSegmentation:
 
 def _classes(root: Path, given: Sequence[str] | None) -> Sequence[str]:
     if given is not None:
-        return check_classes(list(given), "data.classes", ConfigError)
+        return class_names.given(given, masks.MOST_CLASSES)
     file = root / "classes.txt"
-    return classes_in(file) if file.is_file() else CLASSES
+    return class_names.lines(file, masks.MOST_CLASSES) if file.is_file() else CLASSES
 
 
 def _devkit(root: str | Path | None) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calotype.data import box_classes, sbd, voc_xml
+from calotype.data import class_names, sbd, voc_xml
 from calotype.data.annotations import Annotations, unsafe
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
@@ -134,9 +134,9 @@ class VOCBoxes:
 
     def _classes(self, read: Mapping[str, voc_xml.Annotation]) -> tuple[str, ...]:
         if self.classes is not None:
-            return box_classes.given(self.classes)
+            return class_names.given(self.classes)
         if (self.top / "classes.txt").is_file():
-            found = box_classes.lines(self.top / "classes.txt")
+            found = class_names.lines(self.top / "classes.txt")
             return found[1:] if found[0] == BACKGROUND else found  # of masks, which have one
         names = {about["name"] for one in read.values() for about in one.objects if about.get("name")}
         if self.top.name.startswith("VOC20") and names <= {*CLASSES}:
@@ -179,7 +179,7 @@ def _names(top: Path, name: str) -> list[str]:
     if not file.is_file():
         return [item for part in JOINED[name] for item in _names(top, part)]
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: can't be read ({getattr(error, 'strerror', None) or error})") from error
     found: dict[str, int] = {}

@@ -1,14 +1,16 @@
 """Images with boxes in the layout of Ultralytics: a data.yaml, images in .../images/..., and in .../labels/... a text
 for each of them, whose lines are `class cx cy w h` in parts of its width and height.
 
-A line of more corners is a polygon, of which the bounding box counts. An image without labels is one without boxes. The
-size of an image is read from its header when a split is opened.
+A line of more corners is a polygon, of which the bounding box counts; where data.yaml has a kpt_shape, a line is a box
+with that many keypoints, which are left out. An image without labels is one without boxes. The size of an image is read
+from its header when a split is opened.
 Source: Ultralytics, "Object Detection Datasets Overview" and its `verify_image_label`.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from calotype.data import box_classes
-from calotype.data.annotations import NO_NUMBERS, Annotations, required
+from calotype.data import class_names
+from calotype.data.annotations import NO_NUMBERS, OTHER_COLUMNS, Annotations, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource
 from calotype.data.collector import Collector
@@ -64,6 +66,7 @@ class YOLO:
         if not isinstance(tree, dict):
             raise DataError(f"{self.yaml} has no keys; it names train, val and names")
         self.classes: Sequence[str] = _classes(tree, self.yaml)
+        self._keypoints = _keypoints(tree, self.yaml)
         self._bases = bases(self.top)
         self._base = self._start(tree.get("path"))
         self._entries = {split: _entries(tree, keys, self.yaml) for split, keys in SPLITS.items()}
@@ -71,7 +74,7 @@ class YOLO:
         if not self.splits:
             raise DataError(f"{self.yaml} names none of train, val, test")
         self._read: dict[str, Annotations] = {}
-        self._ignored: dict[str, Mapping[str, int]] = {}
+        self._ignored: dict[str, Counter[str]] = {}
         self._labelled: dict[str, list[str]] = {}
 
     def split(self, name: str) -> BoxedSource:
@@ -121,7 +124,7 @@ class YOLO:
             place = self._place(entry, split)
             if (self.top / place).is_dir():
                 index = folder_index(self.top, place, by_class=False)
-                self._ignored[split] = index.ignored
+                self._ignored.setdefault(split, Counter()).update(index.ignored)
                 names.update(
                     dict.fromkeys(index.name(row).encode("utf-8", "surrogateescape") for row in range(len(index)))
                 )
@@ -171,7 +174,7 @@ class YOLO:
         if not path.is_file():
             return
         labelled.append(labels)
-        rows = [*_rows(_text(path), len(self.classes), collector)]
+        rows = [*_rows(_text(path), len(self.classes), self._keypoints, collector)]
         if not rows:
             return
         lines, classes, boxes, flaws = zip(*rows, strict=True)
@@ -191,7 +194,7 @@ def _classes(tree: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     """The names of classes: a list, or a map by numbers from 0; of `nc` alone those numbers."""
     names, count = tree.get("names"), tree.get("nc")
     if names is None and isinstance(count, int):
-        names = [str(number) for number in range(min(count, box_classes.MOST + 1))]
+        names = [str(number) for number in range(min(count, class_names.MOST + 1))]
         count = len(names)
     if isinstance(names, Mapping):
         numbers = [str(number) for number in range(len(names))]
@@ -202,7 +205,22 @@ def _classes(tree: Mapping[str, Any], file: Path) -> tuple[str, ...]:
         raise DataError(f"{file}: names must be a list of the classes, or a map by their numbers")
     if isinstance(count, int) and count != len(names):
         raise DataError(f"{file}: nc is {count}, and names has {len(names)}")
-    return box_classes.told([str(name) for name in names], f"{file}: names")
+    return class_names.told([str(name) for name in names], f"{file}: names")
+
+
+def _keypoints(tree: Mapping[str, Any], file: Path) -> int | None:
+    """How many values of keypoints follow each box; None without a kpt_shape, where it may be a polygon."""
+    shape = tree.get("kpt_shape")
+    if shape is None:
+        return None
+    if (
+        not isinstance(shape, list)
+        or [type(size) for size in shape] != [int, int]
+        or shape[0] < 1
+        or shape[1] not in (2, 3)
+    ):
+        raise DataError(f"{file}: kpt_shape: {shape!r} is not [number of keypoints, 2 or 3]; mend it, or remove it")
+    return int(shape[0] * shape[1])
 
 
 def _entries(tree: Mapping[str, Any], keys: Sequence[str], file: Path) -> list[str]:
@@ -221,37 +239,36 @@ def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: more than {MAX_BYTES} bytes, which is no list and no labels of an image")
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
 
 
-def _rows(text: str, classes: int, collector: Collector) -> Iterator[tuple[int, int, list[float], int]]:
+def _rows(
+    text: str, classes: int, keypoints: int | None, collector: Collector
+) -> Iterator[tuple[int, int, list[float], int]]:
     """Line, class, box in parts of the image and flaw of each line."""
     for line, cells in enumerate((line.split() for line in text.splitlines()), 1):
         if not cells:
             continue
-        box = _box([_number(cell) for cell in cells[1:]])
+        box, flaw = _box([_number(cell) for cell in cells[1:]], keypoints)
         number = _number(cells[0])
         known = 0 <= number < classes and number == int(number)
-        yield (
-            line,
-            int(number) if known else collector.unknown_label(cells[0]),
-            box or [0.0] * 4,
-            0 if box else NO_NUMBERS,
-        )
+        yield line, int(number) if known else collector.unknown_label(cells[0]), box, flaw
 
 
-def _box(values: Sequence[float]) -> list[float] | None:
-    """xyxy of a box, or around a polygon of three corners or more; None for another number of values."""
-    if len(values) == 4:
-        x, y, width, height = values
-        return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+def _box(values: Sequence[float], keypoints: int | None) -> tuple[list[float], int]:
+    """xyxy of a box, of one before `keypoints` values, or around a polygon of three corners or more; and its flaw."""
+    if keypoints is not None and len(values) != 4 + keypoints:
+        return [0.0] * 4, OTHER_COLUMNS
+    if keypoints is not None or len(values) == 4:
+        x, y, width, height = values[:4]
+        return [x - width / 2, y - height / 2, x + width / 2, y + height / 2], 0
     if len(values) < 6 or len(values) % 2:
-        return None
+        return [0.0] * 4, NO_NUMBERS
     if not all(map(math.isfinite, values)):
-        return [math.nan] * 4
-    return [min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])]
+        return [math.nan] * 4, 0
+    return [min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])], 0
 
 
 def _number(text: str) -> float:
