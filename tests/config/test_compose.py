@@ -46,6 +46,14 @@ def test_an_experiment_names_itself_and_chooses_groups() -> None:
     assert tree["data"]["_target_"] == "calotype.data.small.FashionMNIST"
 
 
+def test_an_experiment_that_builds_on_another_has_its_own_name(elsewhere: Path) -> None:
+    """Wherever the other one stands among its defaults."""
+    for place in ("[fashion_mnist, _self_]", "[_self_, fashion_mnist]"):
+        write(elsewhere / "configs/experiment/mine.yaml", f"# @package _global_\ndefaults: {place}\nseed: 4\n")
+        tree = compose(["experiment=mine"]).tree
+        assert (tree["experiment"], tree["seed"]) == ("mine", 4)
+
+
 def test_an_experiment_in_a_folder_of_experiments_is_named_after_its_file(elsewhere: Path) -> None:
     write(elsewhere / "configs/experiment/ours/first.yaml", "# @package _global_\nseed: 4\n")
     tree = compose(["experiment=ours/first"]).tree

@@ -174,9 +174,9 @@ class _Composition:
     def merge_plan(self, plan: Plan, whole: Document | None = None) -> None:
         """Merge the plan's files in order; a whole config over the defaults, under the groups named beside it."""
         named = [entry for entry in plan.entries if whole is not None and entry.group in plan.chosen]
+        if plan.experiment:
+            self.tree["experiment"] = plan.experiment
         for entry in plan.entries:
-            if entry.name.startswith("experiment/"):
-                self.tree.setdefault("experiment", entry.name.rpartition("/")[2])
             if entry not in named:
                 self.merge_document(entry.document, entry.package)
         if whole is not None:

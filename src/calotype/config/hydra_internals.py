@@ -65,11 +65,14 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to merge, what to edit afterwards, and the groups that overrides chose an option of, or none."""
+    """What to merge, what to edit afterwards, the groups that overrides chose an option of, or none, and the experiment,
+    empty for none.
+    """
 
     entries: tuple[Entry, ...]
     edits: tuple[Edit, ...]
     chosen: frozenset[str]
+    experiment: str
 
 
 class _Source(FileConfigSource):
@@ -124,7 +127,8 @@ class Groups:
             Edit(str(item.input_line), item.key_or_group, _ACTIONS[item.type], item.value())
             for item in result.config_overrides
         )
-        return Plan(tuple(entries), tuple(edits), frozenset(chosen))
+        experiment = result.overrides.known_choices.get("experiment") or ""
+        return Plan(tuple(entries), tuple(edits), frozenset(chosen), experiment.rpartition("/")[2])
 
     def _defaults_list(self, primary: str, parsed: list[Override]) -> DefaultsList:
         with warnings.catch_warnings():
