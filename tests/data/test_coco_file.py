@@ -15,7 +15,7 @@ import pytest
 from calotype.data import coco_file
 from calotype.data.annotations import CROWD
 from calotype.data.coco import Coco
-from calotype.data.skip import broken
+from calotype.data.skip import Without, broken
 from calotype.errors import ConfigError, DataError
 from tests.toys import coco
 from tests.toys.broken import encoded, photo
@@ -133,7 +133,7 @@ def test_what_belongs_to_no_image_or_to_two_is_told(tmp_path: Path) -> None:
     images = [coco.image(1), coco.image(2), coco.image(1, "other.jpg"), coco.image(3, f"{2:012d}.jpg")]
     dataset = coco.one(tmp_path, boxes, images)
     source = dataset.split("train")
-    assert source.ids.tolist() == [1, 2] and source[0]["truth"].shape == (1, 7)
+    assert source.ids.tolist() == [1, 2] and source[1]["truth"].shape == (0, 7)
     stray = [
         "annotation 3 names no image",
         "the annotation at place 3, without an id, names no image",
@@ -150,7 +150,24 @@ def test_what_belongs_to_no_image_or_to_two_is_told(tmp_path: Path) -> None:
     assert source.flaws() == [
         {"name": str(file), "reason": doubled[0], "kind": "doubled image", "count": 2},
         {"name": str(file), "reason": stray[0], "kind": "stray annotation", "count": 4},
+        {"id": 1, "name": "train2017/000000000001.jpg", "reason": source.problem(0)},
     ]
+
+
+def test_of_two_images_of_one_id_none_has_the_boxes(tmp_path: Path) -> None:
+    images = [coco.image(1, "a.jpg"), coco.image(2, "c.jpg"), coco.image(1, "b.jpg")]
+    boxes = [coco.box(1, 1), coco.box(2, 1, category=17), coco.box(3, 2)]
+    told = "has the id 1 of another image, so whose these boxes are can't be told"
+    for _ in range(2):  # from the file, and from what was kept of it
+        source = coco.one(tmp_path, boxes, images).split("train")
+        coco.settled(tmp_path)
+        assert [(flaw.get("id"), flaw["reason"]) for flaw in source.flaws()][1:] == [(1, told)]
+        with pytest.raises(DataError, match=rf"train2017/a\.jpg: {told}; mend"):
+            source[0]
+    found = broken(source, 0)
+    assert [entry["id"] for entry in found] == [1] and Without(source, [1])[0]["labels"].tolist() == [0]
+    same = coco.one(tmp_path, boxes, [*images[:2], images[0]]).split("train")
+    assert [flaw["kind"] for flaw in same.flaws()] == ["doubled image"] and len(same[0]["labels"]) == 2
 
 
 def test_a_box_that_moved_is_left_out_by_its_number(tmp_path: Path) -> None:

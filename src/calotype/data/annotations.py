@@ -48,9 +48,9 @@ FLAWS = (
 NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED = range(1, len(FLAWS))
 
 
-VERSION = 1
+VERSION = 2
 _BOXES = ("boxes", "labels", "flags", "areas", "numbers", "flaws")
-_KEPT = ("sizes", "ends", *_BOXES)
+_KEPT = ("sizes", "ends", "shared", *_BOXES)
 _INDEX = ("names", "spans", "ids", "labels")
 
 
@@ -88,8 +88,9 @@ class Annotations:
     `sizes` (n, 2) int32 are the heights and widths that the annotations tell, 0 where they don't. Of each box: `boxes`
     (m, 4) xyxy, `labels` (m,) int16, -1 - k for the unknown category `unknown[k]`, `flags`, `areas` of the object in
     pixels, `numbers` that the layout calls it by, `flaws`. `stray` are annotations of no image, `doubled` images that
-    there are twice, in words. `called` is what a layout calls a box. `cache` and `token` are the file that all is
-    mapped from, if there is one, and what tells that file from another.
+    there are twice, in words; `shared` are the rows of images whose id is that of one of those too. `called` is what a
+    layout calls a box. `cache` and `token` are the file that all is mapped from, if there is one, and what tells that
+    file from another.
     """
 
     images: FileIndex
@@ -105,6 +106,7 @@ class Annotations:
     doubled: Sequence[str] = ()
     unknown: Sequence[str] = ()
     called: str = "box"
+    shared: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     cache: Path | None = None
     token: str = ""
 
@@ -134,6 +136,16 @@ class Annotations:
         """Image and box of each of some boxes, as rows."""
         rows = np.searchsorted(self.ends, boxes, "right") - 1
         return zip(rows.tolist(), boxes.tolist(), strict=True)
+
+    def refused(self, row: int) -> str | None:
+        """Why an image isn't read, whatever its file holds; None for one that is."""
+        if row in self.shared:
+            return f"has the id {self.images.ids[row]} of another image, so whose these boxes are can't be told"
+        return unsafe(self.images.name(row))
+
+    def refused_rows(self) -> list[int]:
+        """The images that aren't read."""
+        return sorted({*unsafe_rows(self.images), *self.shared.tolist()})
 
     def reason(self, row: int, box: int) -> str:
         """What is wrong with a box, in words that name it."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from calotype.data.annotations import CROWD, DIFFICULT, Annotations, unsafe, unsafe_rows
+from calotype.data.annotations import CROWD, DIFFICULT, Annotations, unsafe_rows
 from calotype.data.images import decode
 from calotype.data.index import Paths
 from calotype.data.source import Decoding
@@ -94,7 +94,7 @@ class BoxedSource:
         """What the annotations alone tell to be wrong, each with "name" and "reason".
 
         Of a box that can't be used there are "id" and "name" of the image, "box" its place there, "number" what it is
-        called by; of an image whose name isn't followed its "id". What belongs to no sample is told together: "count"
+        called by; of an image that isn't read its "id". What belongs to no sample is told together: "count"
         of such a "kind".
         """
         found, wanted, images = [], set(self.known.tolist()), self.annotations.images
@@ -102,10 +102,10 @@ class BoxedSource:
             if texts:
                 where = str(next(iter(self.containers), images.root))
                 found.append({"name": where, "reason": texts[0], "kind": kind, "count": len(texts)})
-        for row in unsafe_rows(images):
+        for row in self.annotations.refused_rows():
             if row in wanted:
-                name = images.name(row)
-                found.append({"id": int(images.ids[row]), "name": name, "reason": unsafe(name)})
+                reason = self.annotations.refused(row)
+                found.append({"id": int(images.ids[row]), "name": images.name(row), "reason": reason})
         for row, box in self.annotations.flawed():
             if row in wanted:
                 place = {"box": box - int(self.annotations.ends[row]), "number": int(self.annotations.numbers[box])}
@@ -145,8 +145,8 @@ class BoxedSource:
         return {"image": image, **self._target(row, image), "content": content}
 
     def _image(self, row: int) -> tuple[bytes, Any]:
-        how, name = self.decoding, self.annotations.images.name(row)
-        if (reason := unsafe(name)) is not None:
+        how = self.decoding
+        if (reason := self.annotations.refused(row)) is not None:
             raise DataError(reason)
         try:
             content = self.annotations.images.path(row).read_bytes()

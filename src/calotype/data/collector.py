@@ -83,7 +83,8 @@ class Collector:
     ) -> Annotations:
         """All that was added, by ascending ids of images; flaws that geometry tells are found here.
 
-        Of two images of one id or name one is left out and told as doubled; boxes of no image are told as stray.
+        Of two images of one id or name one is left out and told as doubled; of one id and two names the other is told
+        as `shared`, since the boxes may be either's. Boxes of no image are told as stray.
         `known` are the numbers that the labels call the classes by, where those aren't 0, 1, ... With `numbered` a box
         that has the number of another is a flaw, except for those below 0.
         """
@@ -94,6 +95,7 @@ class Collector:
         spans = np.stack([ends[:-1], ends[1:]], 1)[order]
         whole = FileIndex(self.root, tuple(classes), names, spans, ids[order], np.zeros(len(order), np.int64))
         fresh, doubled = _fresh(whole)
+        shared = np.flatnonzero(np.isin(whole.ids[fresh], _of_two_names(whole)))
         images = replace(whole, spans=spans[fresh], ids=whole.ids[fresh], labels=whole.labels[fresh])
         sizes = np.array(self.sizes, np.int32).reshape(-1, 2)[order][fresh]
         columns = self._columns()
@@ -101,7 +103,7 @@ class Collector:
             columns[2] = _places(columns[2], known)
         if numbered:
             columns[6] = np.where(_again(columns[5]), DOUBLED, columns[6])
-        return self._with_boxes(images, sizes, columns, [*self.doubled, *doubled])
+        return replace(self._with_boxes(images, sizes, columns, [*self.doubled, *doubled]), shared=shared)
 
     def _columns(self) -> list[npt.NDArray[Any]]:
         """What was added of each box, column by column; the parts are given up on the way, for they are large."""
@@ -165,6 +167,12 @@ def _fresh(images: FileIndex) -> tuple[npt.NDArray[np.bool_], list[str]]:
         f"{images.name(row)}, of id {images.ids[row]}, is another's too" for row in np.flatnonzero(again).tolist()
     ]
     return fresh & ~again, doubled
+
+
+def _of_two_names(images: FileIndex) -> list[int]:
+    """The ids that are those of images of different names."""
+    again = np.flatnonzero(images.ids[1:] == images.ids[:-1])
+    return [int(images.ids[row]) for row in again.tolist() if images.name(row) != images.name(row + 1)]
 
 
 def _again(numbers: IntArray) -> npt.NDArray[np.bool_]:
