@@ -143,8 +143,22 @@ def test_a_box_that_reaches_out_by_more_than_a_pixel_is_a_note(tmp_path: Path) -
     assert data.split("train")[0]["boxes"].tolist() == [[0, 0, 40, 30]] * 2
 
 
+CHINESE = {"gb2312": "猫", "GBK": "貓", "gb18030": "貓", "Big5": "貓"}
+OTHERS = {"Shift_JIS": "ネコ", "euc-jp": "猫", "euc-kr": "고양이", "utf8": "猫", "UTF-8": "猫", "utf-16": "猫"}
+SINGLE_BYTE = {"iso-8859-1": "chaté", "windows-1251": "кот", "koi8-r": "кот"}
+
+
+@pytest.mark.parametrize(("encoding", "name"), (CHINESE | OTHERS | SINGLE_BYTE).items())
+def test_xml_in_another_encoding_is_read(encoding: str, name: str, tmp_path: Path) -> None:
+    voc(tmp_path, {"train": {"a": ""}})
+    text = f"<?xml version='1.0' encoding='{encoding}'?><annotation>{voc_object(name, (1, 1, 5, 5))}</annotation>"
+    (tmp_path / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    assert VOCBoxes(tmp_path).classes == (name,)
+
+
 ENTITIES = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 20))
 BOMB = f'<!DOCTYPE a [<!ENTITY e0 "boom">{ENTITIES}]><annotation><object><name>&e19;</name></object></annotation>'
+DECLARED = b"<?xml version='1.0' encoding='%s'?>"
 
 
 @pytest.mark.parametrize(
@@ -155,11 +169,25 @@ BOMB = f'<!DOCTYPE a [<!ENTITY e0 "boom">{ENTITIES}]><annotation><object><name>&
         (b"<annotation>\n<object>\n</annotation>", r"a\.xml:3: is no XML: mismatched tag"),
         (b"<annotation>&e;</annotation>", r"a\.xml:1: is no XML: undefined entity"),
         (b"", r"a\.xml:1: is no XML: no element found"),
+        (DECLARED % b"gbk" + BOMB.encode(), r"a\.xml:1: declares a document type"),
+        (
+            DECLARED % b"gbk" + b"<annotation>\xff",
+            r"a\.xml: can't be read in .* it declares \('gbk' codec .* byte 0xff",
+        ),
+        (
+            DECLARED % b"klingon",
+            r"a\.xml: can't be read in .* it declares \(unknown encoding: klingon\); make it UTF-8",
+        ),
+        (DECLARED % b"punycode", "can't be read in the encoding it declares"),
+        (DECLARED % b"hex", r"can't be read in the encoding it declares \('hex' is not a text encoding"),
         (b"<html><body/></html>", r"a\.xml:1: is no annotation: it begins with <html>"),
         (b"<annotation>" + b"<a>" * 100, r"a\.xml:1: nested deeper than 50 levels"),
         (b"<annotation>" + b" " * (8 << 20), "are too many for an annotation"),
     ],
-    ids=["bomb", "external", "malformed", "entity", "empty", "other", "deep", "large"],
+    ids=[
+        *("bomb", "external", "malformed", "entity", "empty", "bomb-gbk", "no-gbk", "unknown", "slow", "hex", "other"),
+        *("deep", "large"),
+    ],
 )
 def test_a_file_that_is_no_annotation_is_refused_by_name(content: bytes, told: str, tmp_path: Path) -> None:
     voc(tmp_path, LISTS)
