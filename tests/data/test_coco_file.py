@@ -234,9 +234,18 @@ def test_an_image_that_can_t_be_used_is_named(spoil: Callable[[Path], Any], told
 
 def test_sizes_need_not_be_told(tmp_path: Path) -> None:
     images = [coco.image(1, width=None, height="x"), coco.image(2, width=-5, height=2**40)]
-    source = coco.one(tmp_path, [coco.box(1, 1, [50, 5, 9, 9]), coco.box(2, 2)], images).split("train")
-    assert source.flaws() == [] and source[1]["boxes"].tolist() == [[4, 5, 14, 25]]
-    assert source.problem(0) == "box 1 lies outside its image of 40x30"
+    boxes = [coco.box(1, 1, [50, 5, 9, 9]), coco.box(2, 2), coco.box(3, 1)]
+    for _ in range(2):  # from the file, and from what was kept of it
+        source = coco.one(tmp_path, boxes, images).split("train")
+        coco.settled(tmp_path)
+        assert [flaw["reason"] for flaw in source.flaws()] == ["box 1 (50, 5, 59, 14) lies outside its image of 40x30"]
+        assert source[1]["boxes"].tolist() == [[4, 5, 14, 25]]
+        assert len(source.without_boxes(source.flaws())[0]["boxes"]) == 1
+    (tmp_path / "train2017" / f"{1:012d}.jpg").write_bytes(encoded(photo(1, (80, 60)), "JPEG"))
+    assert Coco(tmp_path).split("train").flaws() == []
+    (tmp_path / "train2017" / f"{1:012d}.jpg").write_bytes(b"")
+    source = Coco(tmp_path).split("train")
+    assert source.flaws() == [] and source.problem(0) == "the file is empty"
 
 
 # --- what is kept of a file

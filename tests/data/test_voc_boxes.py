@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections import Counter
@@ -228,6 +229,16 @@ def test_an_image_is_found_by_its_name_whatever_its_suffix(tmp_path: Path) -> No
     picture(tmp_path / "JPEGImages/a.PNG", 1, format="PNG")
     source = VOCBoxes(tmp_path, classes=["cat"]).split("train")
     assert source.name(0) == "JPEGImages/a.PNG" and source[0]["boxes"].tolist() == [[0, 0, 10, 20]]
+
+
+def test_sizes_that_are_not_told_are_the_images_own(tmp_path: Path) -> None:
+    one(tmp_path, CAT + voc_object("cat", (90, 5, 99, 9)))
+    file = tmp_path / "Annotations/a.xml"
+    file.write_text(re.sub("<size>.*</size>", "<size><width>40</width></size>", file.read_text()))
+    source = VOCBoxes(tmp_path, classes=["cat"]).split("train")
+    (flaw,) = source.flaws()
+    assert flaw["reason"] == "object 2 (89, 4, 99, 9) lies outside its image of 40x30"
+    assert len(source.without_boxes([flaw])[0]["boxes"]) == 1
 
 
 def test_an_image_of_another_size_than_its_annotation_says_is_refused(tmp_path: Path) -> None:

@@ -85,12 +85,12 @@ class Strays(Sequence[str]):
 class Annotations:
     """The boxes of images. Image r of `images`, by ascending id, has the boxes `ends[r]` to `ends[r + 1]`.
 
-    `sizes` (n, 2) int32 are the heights and widths that the annotations tell, 0 where they don't. Of each box: `boxes`
-    (m, 4) xyxy, `labels` (m,) int16, -1 - k for the unknown category `unknown[k]`, `flags`, `areas` of the object in
-    pixels, `numbers` that the layout calls it by, `flaws`. `stray` are annotations of no image, `doubled` images that
-    there are twice, in words; `shared` are the rows of images whose id is that of one of those too. `called` is what a
-    layout calls a box. `cache` and `token` are the file that all is mapped from, if there is one, and what tells that
-    file from another.
+    `sizes` (n, 2) int32 are the heights and widths that the annotations tell, or the images' headers, 0 where neither
+    does. Of each box: `boxes` (m, 4) xyxy, `labels` (m,) int16, -1 - k for the unknown category `unknown[k]`, `flags`,
+    `areas` of the object in pixels, `numbers` that the layout calls it by, `flaws`. `stray` are annotations of no
+    image, `doubled` images that there are twice, in words; `shared` are the rows of images whose id is that of one of
+    those too. `called` is what a layout calls a box. `cache` and `token` are the file that all is mapped from, if there
+    is one, and what tells that file from another.
     """
 
     images: FileIndex

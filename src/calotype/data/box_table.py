@@ -22,7 +22,7 @@ from calotype.data import box_classes
 from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, Floats, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
-from calotype.data.collector import Collector
+from calotype.data.collector import UNREADABLE, Collector
 from calotype.data.images import MAX_PIXELS, Background, Mode, size_of
 from calotype.data.index import file_id
 from calotype.data.rows import (
@@ -78,8 +78,6 @@ MAYBE: Mapping[str, Sequence[str]] = {
     "truncated": ("truncated",),
 }
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
-UNREADABLE = (-1, -1)
-"""The size of an image whose header can't be read: it is that of none, so the image is refused when it is asked for."""
 
 
 @dataclass(eq=False)

@@ -167,9 +167,6 @@ class BoxedSource:
         truth = np.column_stack([found.boxes[of], found.labels[of], found.flags[of], found.areas[of]])
         height, width = image.shape[-2:]
         cut = found.boxes[of].clip(0, [width, height, width, height]).astype(np.float32)
-        if (outside := ~(cut[:, 2:] > cut[:, :2]).all(1)).any():  # where the annotations tell no size
-            number = int(found.numbers[of][outside][0])
-            raise DataError(f"{self.annotations.told(number)} lies outside its image of {width}x{height}")
         left_out = CROWD * (not self.training.crowd) | DIFFICULT * (not self.training.difficult)
         chosen = (found.flags[of] & left_out) == 0
         return {

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from calotype.data.annotations import DOUBLED, NO_AREA, NO_NUMBERS, OUTSIDE, UNKNOWN, Annotations, Floats, Strays
+from calotype.data.annotations import DOUBLED, NO_AREA, NO_NUMBERS, OUTSIDE, UNKNOWN, Annotations, Bytes, Floats, Strays
+from calotype.data.images import size_of
 from calotype.data.index import FileIndex, file_id
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ MOST_UNKNOWN, LONGEST_NAME = 10_000, 80
 """Names of unknown categories that are kept for messages, and their letters."""
 TOGETHER = 100_000
 """Boxes that are gone through together."""
+UNREADABLE = (-1, -1)
+"""The size of an image whose header can't be read; it is that of none, so the image is refused when it is asked for."""
 
 
 @dataclass
@@ -132,10 +135,7 @@ class Collector:
         boxes, labels, flags, areas, numbers, flaws = taken
         for start in range(0, len(row), TOGETHER):
             some = slice(start, start + TOGETHER)
-            before = flaws[some].copy()
-            free = (before == 0) | (before == DOUBLED)
-            for code, wrong in _wrong(boxes[some], labels[some], sizes[row[some]]).items():
-                flaws[some][free & (flaws[some] == before) & wrong] = code
+            flaws[some] = _with_wrong(flaws[some], boxes[some], labels[some], sizes[row[some]])
         ends = np.searchsorted(row, np.arange(len(images) + 1)).astype(np.int64)
         return Annotations(
             images,
@@ -188,6 +188,30 @@ def _places(labels: IntArray, known: Sequence[int]) -> IntArray:
     order = np.argsort(numbers, kind="stable")
     found = np.searchsorted(numbers[order], labels).clip(max=len(numbers) - 1)
     return np.where(numbers[order][found] == labels, order[found], -1)
+
+
+def sized(found: Annotations) -> Annotations:
+    """The same with the sizes that images' headers tell, of those with boxes whose own isn't told; what then lies
+    outside is a flaw.
+    """
+    rows = np.flatnonzero((found.sizes <= 0).any(1) & (np.diff(found.ends) > 0))
+    if not len(rows):
+        return found
+    sizes, flaws = found.sizes.copy(), found.flaws.copy()
+    for row in rows.tolist():
+        if found.refused(row) is None:
+            sizes[row] = size_of(found.images.path(row)) or UNREADABLE
+            of = found.of(row)
+            flaws[of] = _with_wrong(flaws[of], found.boxes[of], found.labels[of], sizes[[row] * (of.stop - of.start)])
+    return replace(found, sizes=sizes, flaws=flaws, cache=None, token="")
+
+
+def _with_wrong(flaws: Bytes, boxes: Floats, labels: npt.NDArray[np.int16], sizes: npt.NDArray[np.int32]) -> Bytes:
+    """The flaws of boxes with those that numbers tell, where there is none yet or a weaker one."""
+    found, free = flaws.copy(), (flaws == 0) | (flaws == DOUBLED)
+    for code, wrong in _wrong(boxes, labels, sizes).items():
+        found[free & (found == flaws) & wrong] = code
+    return found
 
 
 def _wrong(

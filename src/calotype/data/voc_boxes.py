@@ -17,7 +17,7 @@ from calotype.data import box_classes, sbd, voc_xml
 from calotype.data.annotations import Annotations, unsafe
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
-from calotype.data.collector import Collector
+from calotype.data.collector import Collector, sized
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import SUFFIXES, Paths, file_id
 from calotype.data.masked import listed
@@ -130,7 +130,7 @@ class VOCBoxes:
                 labels,
                 {"flags": [*map(voc_xml.flags, found.objects)], "numbers": range(1, len(labels) + 1)},
             )
-        return collector.packed(self.classes)
+        return sized(collector.packed(self.classes))
 
     def _classes(self, read: Mapping[str, voc_xml.Annotation]) -> tuple[str, ...]:
         if self.classes is not None:
