@@ -127,7 +127,7 @@ class Coco:
                     f"{place.images}: there is no such folder, and the images of {split} belong there; set paths.data "
                     "(COCO 2017 is fetched by: calotype data download coco2017)"
                 )
-            inside = place.images.is_relative_to(self.top)
+            inside = place.images.is_relative_to(self.top) and ".." not in place.images.relative_to(self.top).parts
             root = self.top if inside else place.images
             below = place.images.relative_to(root).as_posix()
             self._files[split] = coco_file.read(place.annotations, root, "" if below == "." else below)
