@@ -98,6 +98,14 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (coco.box(5, 1, [1e200, 2, 1e308, 3]), "box 5 has no four numbers"),
         (coco.box(5, 1, [1, 2, 3, 10**350]), "box 5 has no four numbers"),
         ({"image_id": 1, "category_id": 3}, "box without an id at place 1 has no four numbers"),
+        *(
+            (coco.box(5, 1, area=area), "box 5 has an area that is no number from 0 to 1e10")
+            for area in (-1, -0.5, 1.1e10, 10**350, "5", "x", True, [])
+        ),
+        *(
+            (coco.box(5, 1, iscrowd=crowd), "box 5 has an iscrowd that is neither 0 nor 1")
+            for crowd in (2, -1, "1", "0", 0.5, 10**350, [])
+        ),
         (coco.box(1, 1), "box 1 has the number of another"),
         (coco.box(1, 2), "box 1 has the number of another"),
     ],
@@ -120,12 +128,15 @@ def test_a_box_that_can_t_be_used_is_a_flaw(box: Any, told: str, tmp_path: Path)
 def test_numbers_in_another_form_are_taken(tmp_path: Path) -> None:
     odd = {"id": 5.0, "image_id": 1.0, "category_id": 90.0, "bbox": [1, 2.0, 3, 4], "iscrowd": True, "area": 7}
     odd["extra"] = {"deep": [[[]]]}
-    source = coco.one(tmp_path, [odd, coco.box(6, 1, iscrowd=False), coco.box(7, 1, iscrowd="x", area="x")]).split(
-        "train"
-    )
+    others = [
+        coco.box(6, 1, iscrowd=False),
+        coco.box(7, 1, iscrowd=None, area=None),
+        coco.box(8, 1, iscrowd=1.0, area=0),
+    ]
+    source = coco.one(tmp_path, [odd, *others]).split("train")
     assert source.flaws() == []
-    assert source[0]["truth"][:, 4:].tolist() == [[1, CROWD, 7], [0, 0, 150.5], [0, 0, 200]]
-    assert source.annotations.numbers.tolist() == [5, 6, 7]
+    assert source[0]["truth"][:, 4:].tolist() == [[1, CROWD, 7], [0, 0, 150.5], [0, 0, 200], [0, CROWD, 0]]
+    assert source.annotations.numbers.tolist() == [5, 6, 7, 8]
 
 
 def test_what_belongs_to_no_image_or_to_two_is_told(tmp_path: Path) -> None:

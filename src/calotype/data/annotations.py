@@ -43,10 +43,13 @@ FLAWS = (
     "has a category that there isn't",
     "has no four numbers",
     "has the number of another",
+    "has an area that is no number from 0 to 1e10",
+    "has an iscrowd that is neither 0 nor 1",
 )
 """What is wrong with a box, by the code that it is kept with; 0 is nothing."""
-NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED = range(1, len(FLAWS))
-
+NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED, ODD_AREA, ODD_CROWD = range(1, len(FLAWS))
+LARGEST_AREA = 1e10
+"""Pixels of an object; COCO's evaluation passes over all that is larger, or below 0."""
 
 VERSION = 2
 _BOXES = ("boxes", "labels", "flags", "areas", "numbers", "flaws")

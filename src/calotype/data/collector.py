@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from calotype.data.annotations import DOUBLED, NO_AREA, NO_NUMBERS, OUTSIDE, UNKNOWN, Annotations, Bytes, Floats, Strays
+from calotype.data.annotations import (
+    DOUBLED,
+    LARGEST_AREA,
+    NO_AREA,
+    NO_NUMBERS,
+    ODD_AREA,
+    OUTSIDE,
+    UNKNOWN,
+    Annotations,
+    Floats,
+    Strays,
+)
 from calotype.data.images import size_of
 from calotype.data.index import FileIndex, file_id
 
@@ -24,6 +35,15 @@ MOST_UNKNOWN, LONGEST_NAME = 10_000, 80
 """Names of unknown categories that are kept for messages, and their letters."""
 TOGETHER = 100_000
 """Boxes that are gone through together."""
+TYPES: Mapping[str, npt.DTypeLike] = {
+    "boxes": np.float64,
+    "labels": np.int16,
+    "flags": np.uint8,
+    "areas": np.float64,
+    "numbers": np.int64,
+    "flaws": np.uint8,
+}
+"""What is kept of a box."""
 UNREADABLE = (-1, -1)
 """The size of an image whose header can't be read; it is that of none, so the image is refused when it is asked for."""
 
@@ -130,28 +150,15 @@ class Collector:
         chosen = np.flatnonzero(there)
         chosen = chosen[np.argsort(row[chosen], kind="stable")]
         row = row[chosen]
-        types = (np.float64, np.int16, np.uint8, np.float64, np.int64, np.uint8)
-        taken: list[Any] = [columns.pop(0)[chosen].astype(kind, copy=False) for kind in types]
-        boxes, labels, flags, areas, numbers, flaws = taken
-        for start in range(0, len(row), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            flaws[some] = _with_wrong(flaws[some], boxes[some], labels[some], sizes[row[some]])
+        taken: dict[str, Any] = {name: columns.pop(0)[chosen].astype(kind, copy=False) for name, kind in TYPES.items()}
         ends = np.searchsorted(row, np.arange(len(images) + 1)).astype(np.int64)
-        return Annotations(
-            images,
-            sizes,
-            ends,
-            boxes,
-            labels,
-            flags,
-            areas,
-            numbers,
-            flaws,
-            stray,
-            doubled,
-            [*self.unknown],
-            self.called,
+        unknown = [*self.unknown]
+        found = Annotations(
+            images, sizes, ends, stray=stray, doubled=doubled, unknown=unknown, called=self.called, **taken
         )
+        for start in range(0, len(row), TOGETHER):
+            _mark(found, slice(start, start + TOGETHER), sizes[row[start : start + TOGETHER]])
+        return found
 
 
 def _fresh(images: FileIndex) -> tuple[npt.NDArray[np.bool_], list[str]]:
@@ -197,37 +204,38 @@ def sized(found: Annotations) -> Annotations:
     rows = np.flatnonzero((found.sizes <= 0).any(1) & (np.diff(found.ends) > 0))
     if not len(rows):
         return found
-    sizes, flaws = found.sizes.copy(), found.flaws.copy()
+    found = replace(found, sizes=found.sizes.copy(), flaws=found.flaws.copy(), cache=None, token="")
     for row in rows.tolist():
         if found.refused(row) is None:
-            sizes[row] = size_of(found.images.path(row)) or UNREADABLE
-            of = found.of(row)
-            flaws[of] = _with_wrong(flaws[of], found.boxes[of], found.labels[of], sizes[[row] * (of.stop - of.start)])
-    return replace(found, sizes=sizes, flaws=flaws, cache=None, token="")
-
-
-def _with_wrong(flaws: Bytes, boxes: Floats, labels: npt.NDArray[np.int16], sizes: npt.NDArray[np.int32]) -> Bytes:
-    """The flaws of boxes with those that numbers tell, where there is none yet or a weaker one."""
-    found, free = flaws.copy(), (flaws == 0) | (flaws == DOUBLED)
-    for code, wrong in _wrong(boxes, labels, sizes).items():
-        found[free & (found == flaws) & wrong] = code
+            found.sizes[row] = size_of(found.images.path(row)) or UNREADABLE
+            _mark(found, found.of(row), found.sizes[row])
     return found
 
 
-def _wrong(
-    boxes: Floats, labels: npt.NDArray[np.int16], sizes: npt.NDArray[np.int32]
-) -> dict[int, npt.NDArray[np.bool_]]:
-    """Which boxes have which flaw, as far as numbers tell; the first that holds counts. What has no area in float32,
-    in which a network is trained by it, has none.
+def _mark(found: Annotations, some: slice, sizes: npt.NDArray[np.int32]) -> None:
+    """Mark the flaws that numbers tell of some boxes, of images of these sizes, where there is none yet or a weaker
+    one; the first that holds counts. What has no area in float32, in which a network is trained by it, has none.
     """
+    flaws = found.flaws[some]
+    before = flaws.copy()
+    free = (before == 0) | (before == DOUBLED)
+    for code, wrong in _wrong(found.boxes[some], found.labels[some], found.areas[some], sizes).items():
+        flaws[free & (flaws == before) & wrong] = code
+
+
+def _wrong(
+    boxes: Floats, labels: npt.NDArray[np.int16], areas: Floats, sizes: npt.NDArray[np.int32]
+) -> dict[int, npt.NDArray[np.bool_]]:
+    """Which boxes have which flaw, as far as numbers tell."""
     with np.errstate(all="ignore"):
         height, width = sizes.T.astype(np.float64)
         outside = (width > 0) & (height > 0)
-        within = boxes.clip(0, np.stack([width, height, width, height], 1)).astype(np.float32)
+        within = boxes.clip(0, np.stack([width, height, width, height], -1)).astype(np.float32)
         single = boxes.astype(np.float32)
         return {
             NO_NUMBERS: ~np.isfinite(boxes).all(1) | ~np.isfinite(single).all(1),
             UNKNOWN: labels < 0,
             NO_AREA: ~(single[:, 2:] > single[:, :2]).all(1),
             OUTSIDE: outside & ~(within[:, 2:] > within[:, :2]).all(1),
+            ODD_AREA: ~((areas >= 0) & (areas <= LARGEST_AREA)),
         }
