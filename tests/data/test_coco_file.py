@@ -14,7 +14,9 @@ import pytest
 
 from calotype.data import coco_file
 from calotype.data.annotations import CROWD
+from calotype.data.box_check import texts_of
 from calotype.data.coco import Coco
+from calotype.data.collector import Collector
 from calotype.data.skip import Without, broken
 from calotype.errors import ConfigError, DataError
 from tests.toys import coco
@@ -241,6 +243,13 @@ def test_an_image_that_can_t_be_used_is_named(spoil: Callable[[Path], Any], told
         source[0]
     (found,) = broken(source, 0)
     assert found["id"] == 1 and found["name"] == "train2017/000000000001.jpg"
+
+
+def test_a_size_of_one_side_is_none(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.add_image("a.jpg", 1, width=40)
+    collector.add_boxes([1], [[0, 0, 50, 50]], [0], {})
+    assert texts_of(collector.packed(["ant"])) == {}
 
 
 def test_sizes_need_not_be_told(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_lists_are_named_and_trainval_is_both(tmp_path: Path) -> None:
     data = VOCBoxes(tmp_path, lists={"train": "trainval", "val": "test"})
     assert data.splits == ("train", "val") and data.classes == ("cat", "dog")
     assert [len(data.split(name)) for name in data.splits] == [4, 2]
+    (tmp_path / "ImageSets/Main/val.txt").write_text("c\nb\n")
+    assert len(VOCBoxes(tmp_path, lists={"train": "trainval"}).split("train")) == 3
     voc(tmp_path, {"trainval": {"a": CAT}})
     assert len(VOCBoxes(tmp_path, lists={"train": "trainval"}).split("train")) == 1
     with pytest.raises(ConfigError, match=r"data\.lists: .* has no tset\.txt, only val, test, train, trainval"):

@@ -174,10 +174,12 @@ def _told(names: set[str]) -> str:
 
 
 def _names(top: Path, name: str) -> list[str]:
-    """The images of a list. Raises DataError for one that names none, one twice, or no file's name."""
+    """The images of a list, or of those that it is made of, each once. Raises DataError for a list that names none, one
+    twice, or no file's name.
+    """
     file = top / LISTS / f"{name}.txt"
     if not file.is_file():
-        return [item for part in JOINED[name] for item in _names(top, part)]
+        return [*dict.fromkeys(item for part in JOINED[name] for item in _names(top, part))]
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
