@@ -22,6 +22,8 @@ from calotype.errors import ConfigError, DataError
 from tests.toys import coco
 from tests.toys.broken import encoded, photo
 
+THIN = "is less than 0.1 pixels wide or high in its image"
+
 # --- what can be wrong with a file, and with what is in it
 
 
@@ -89,6 +91,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (coco.box(5, 1, [4, 5, 1e-9, 20]), r"box 5 \(4, 5, 4, 25\) has no area"),
         (coco.box(5, 1, [40, 5, 10, 20]), r"box 5 \(40, 5, 50, 25\) lies outside its image of 40x30"),
         (coco.box(5, 1, [39.9999999, 5, 10, 20]), r"box 5 \(40, 5, 50, 25\) lies outside its image of 40x30"),
+        (coco.box(5, 1, [4, 5, 0.09, 9]), rf"box 5 \(4, 5, 4.09, 14\) {THIN} of 40x30"),
+        (coco.box(5, 1, [4, 5, 9, 0.0999]), rf"box 5 \(4, 5, 13, 5.0999\) {THIN} of 40x30"),
+        (coco.box(5, 1, [39.95, 5, 10, 20]), rf"box 5 \(39.95, 5, 49.95, 25\) {THIN} of 40x30"),
+        (coco.box(5, 1, [-5, -5, 10, 5.05]), rf"box 5 \(-5, -5, 5, 0.05\) {THIN} of 40x30"),
         (coco.box(5, 1, category=4), "box 5 has a category that there isn't"),
         (coco.box(5, 1) | {"category_id": "3"}, "box 5 has a category that there isn't"),
         ({"id": 5, "image_id": 1, "bbox": [1, 2, 3, 4]}, "box 5 has a category that there isn't"),
@@ -125,6 +131,15 @@ def test_a_box_that_can_t_be_used_is_a_flaw(box: Any, told: str, tmp_path: Path)
     assert dataset.check()["boxes"] == [
         f"annotations/instances_train2017.json: train2017/{row:012d}.jpg: {flaw['reason']}"
     ]
+
+
+def test_a_tenth_of_a_pixel_is_no_sliver(tmp_path: Path) -> None:
+    boxes = [coco.box(1, 1, [30.3, 5, 0.1, 20]), coco.box(2, 1, [39.9, -5, 5, 5.1])]
+    assert coco.one(tmp_path, boxes).split("train").flaws() == []
+    collector = Collector(tmp_path)
+    collector.add_image("a.jpg", 1)
+    collector.add_boxes([1] * 2, [[-3, -3, -2.95, 2], [-3, -3, -2, -2]], [0] * 2, {})
+    assert texts_of(collector.packed(["ant"])) == {"boxes": [f"a.jpg: box 0 (-3, -3, -2.95, 2) {THIN}"]}
 
 
 def test_numbers_in_another_form_are_taken(tmp_path: Path) -> None:

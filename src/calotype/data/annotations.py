@@ -45,9 +45,14 @@ FLAWS = (
     "has the number of another",
     "has an area that is no number from 0 to 1e10",
     "has an iscrowd that is neither 0 nor 1",
+    "is less than 0.1 pixels wide or high in its image",
 )
 """What is wrong with a box, by the code that it is kept with; 0 is nothing."""
-NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED, ODD_AREA, ODD_CROWD = range(1, len(FLAWS))
+NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED, ODD_AREA, ODD_CROWD, THIN = range(1, len(FLAWS))
+THINNEST = 0.1
+"""Pixels of a box's sides below which it is thin: its logarithm would rule the loss. Source: the size_threshold of
+DALI's COCOReader.
+"""
 LARGEST_AREA = 1e10
 """Pixels of an object; COCO's evaluation passes over all that is larger, or below 0."""
 
@@ -152,8 +157,9 @@ class Annotations:
 
     def reason(self, row: int, box: int) -> str:
         """What is wrong with a box, in words that name it."""
-        place = f" {corners(self.boxes[box])}" if self.flaws[box] in (NO_AREA, OUTSIDE) else ""
-        size = f" of {self.sizes[row, 1]}x{self.sizes[row, 0]}" if self.flaws[box] == OUTSIDE else ""
+        place = f" {corners(self.boxes[box])}" if self.flaws[box] in (NO_AREA, OUTSIDE, THIN) else ""
+        sized = self.flaws[box] in (OUTSIDE, THIN) and (self.sizes[row] > 0).all()
+        size = f" of {self.sizes[row, 1]}x{self.sizes[row, 0]}" if sized else ""
         told, name = FLAWS[self.flaws[box]], -1 - int(self.labels[box])
         if self.flaws[box] == UNKNOWN and 0 <= name < len(self.unknown):
             told = f"has the category {self.unknown[name]!r}, which there isn't"

@@ -20,6 +20,8 @@ from calotype.data.annotations import (
     NO_NUMBERS,
     ODD_AREA,
     OUTSIDE,
+    THIN,
+    THINNEST,
     UNKNOWN,
     Annotations,
     Floats,
@@ -229,13 +231,15 @@ def _wrong(
     """Which boxes have which flaw, as far as numbers tell."""
     with np.errstate(all="ignore"):
         height, width = sizes.T.astype(np.float64)
-        outside = (width > 0) & (height > 0)
-        within = boxes.clip(0, np.stack([width, height, width, height], -1)).astype(np.float32)
-        single = boxes.astype(np.float32)
+        sized = (width > 0) & (height > 0)
+        ends = np.where(sized, np.stack([width, height, width, height]), np.inf).T
+        within = boxes.clip(np.where(ends < np.inf, 0, -np.inf), ends)
+        single, cut = boxes.astype(np.float32), within.astype(np.float32)
         return {
             NO_NUMBERS: ~np.isfinite(boxes).all(1) | ~np.isfinite(single).all(1),
             UNKNOWN: labels < 0,
             NO_AREA: ~(single[:, 2:] > single[:, :2]).all(1),
-            OUTSIDE: outside & ~(within[:, 2:] > within[:, :2]).all(1),
+            OUTSIDE: ~(cut[:, 2:] > cut[:, :2]).all(1),
+            THIN: ((within[:, 2:] - within[:, :2]).round(6) < THINNEST).any(1),
             ODD_AREA: ~((areas >= 0) & (areas <= LARGEST_AREA)),
         }
