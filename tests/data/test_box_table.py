@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED
 from calotype.data.box_table import BoxTable
 from calotype.errors import ConfigError, DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 from tests.contracts.source import SourceContract
 from tests.toys.boxed import picture, sample
 

@@ -11,11 +11,11 @@ import pytest
 from torchvision import tv_tensors
 
 from calotype.config.compose import compose
-from calotype.data.annotations import CROWD
 from calotype.data.coco import Coco
 from calotype.data.reader import content_digest
 from calotype.errors import ConfigError, DataError
 from calotype.fetch import Remote
+from calotype.types import CROWD
 from tests.contracts.source import SourceContract
 from tests.toys import coco
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from calotype.data import coco_file
-from calotype.data.annotations import CROWD
 from calotype.data.box_check import texts_of
 from calotype.data.coco import Coco
 from calotype.data.collector import Collector
 from calotype.data.skip import Without, broken
 from calotype.errors import ConfigError, DataError
+from calotype.types import CROWD
 from tests.toys import coco
 from tests.toys.broken import encoded, photo
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations
+from calotype.data.annotations import Annotations
 from calotype.data.box_table import BoxTable
 from calotype.data.boxed import BoxedSource
 from calotype.data.collector import Collector
@@ -19,6 +19,7 @@ from calotype.data.source import Decoding
 from calotype.data.voc_boxes import VOCBoxes
 from calotype.data.yolo import YOLO
 from calotype.errors import DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 from tests.toys.boxed import SIZE, picture, truth
 
 CLASSES = ("cat", "traffic light", "<&'é>")

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calotype.data.annotations import DIFFICULT, NO_AREA, NO_NUMBERS, TRUNCATED, UNKNOWN
+from calotype.data.annotations import NO_AREA, NO_NUMBERS, UNKNOWN
 from calotype.data.voc_boxes import CLASSES, VOCBoxes
 from calotype.errors import ConfigError, DataError
+from calotype.types import DIFFICULT, TRUNCATED
 from tests.contracts.source import SourceContract
 from tests.toys.boxed import picture, sample, voc, voc_object
 

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
-CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
-"""Flags of a box: it is around many of a kind; too difficult to count in an evaluation; cut by the image's edge."""
-
 FLAWS = (
     "",
     "has no area",

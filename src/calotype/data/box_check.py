@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calotype.data.annotations import CROWD, corners
+from calotype.data.annotations import corners
+from calotype.types import CROWD
 
 if TYPE_CHECKING:
     from calotype.data.annotations import Annotations

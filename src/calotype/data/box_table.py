@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from calotype.data import box_classes
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, Floats, required
+from calotype.data.annotations import Annotations, Floats, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
 from calotype.data.collector import UNREADABLE, Collector
@@ -38,6 +38,7 @@ from calotype.data.rows import (
 )
 from calotype.data.source import ALIASES, Decoding, Fractions
 from calotype.errors import ConfigError, DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 
 if TYPE_CHECKING:
     from calotype.types import IntArray

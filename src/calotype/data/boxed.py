@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from calotype.data.annotations import CROWD, DIFFICULT, Annotations, unsafe_rows
+from calotype.data.annotations import Annotations, unsafe_rows
 from calotype.data.images import decode
 from calotype.data.index import Paths
 from calotype.data.source import Decoding
 from calotype.errors import DataError
+from calotype.types import CROWD, DIFFICULT
 
 if TYPE_CHECKING:
     from calotype.types import IntArray, Sample

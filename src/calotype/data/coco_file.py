@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from calotype.data.annotations import CROWD, ODD_CROWD, Annotations, keep, kept
+from calotype.data.annotations import ODD_CROWD, Annotations, keep, kept
 from calotype.data.collector import Collector, sized
 from calotype.data.index import SETTLED
 from calotype.data.json_stream import Element, JsonLists
 from calotype.errors import DataError
 from calotype.files import cache_folder
+from calotype.types import CROWD
 
 LARGEST = 2**63 - 1
 NO_ID = -LARGEST - 1

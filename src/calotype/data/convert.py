@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from calotype import yaml_tree
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, unsafe
+from calotype.data.annotations import Annotations, unsafe
 from calotype.data.boxed import BoxedSource
 from calotype.data.images import size_of
 from calotype.data.index import file_id
 from calotype.data.layouts import voc_annotation, write_classes, write_lists
 from calotype.errors import DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 
 LARGEST_ID = 1 << 53
 """Ids from here on are no whole numbers to who reads JSON's as floating point; they are counted anew."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from calotype.data.annotations import DIFFICULT, TRUNCATED
 from calotype.errors import DataError
+from calotype.types import DIFFICULT, TRUNCATED
 
 MAX_BYTES = 8 << 20
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
