@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import torch
 from torchvision import tv_tensors
 
 from calotype.data.annotations import Annotations, unsafe_rows
-from calotype.data.images import decode
+from calotype.data.collector import UNREADABLE, mark
+from calotype.data.images import decode, size_of
 from calotype.data.index import Paths
 from calotype.data.source import Decoding
 from calotype.errors import DataError
@@ -177,3 +178,18 @@ class BoxedSource:
             "labels": torch.from_numpy(found.labels[of][chosen].astype(np.int64)),
             "truth": torch.from_numpy(truth),
         }
+
+
+def sized(found: Annotations) -> Annotations:
+    """The same with the sizes that images' headers tell, of those with boxes whose own isn't told; what then lies
+    outside is a flaw.
+    """
+    rows = np.flatnonzero((found.sizes <= 0).any(1) & (np.diff(found.ends) > 0))
+    if not len(rows):
+        return found
+    found = replace(found, sizes=found.sizes.copy(), flaws=found.flaws.copy(), cache=None, token="")
+    for row in rows.tolist():
+        if found.refused(row) is None:
+            found.sizes[row] = size_of(found.images.path(row)) or UNREADABLE
+            mark(found, found.of(row), found.sizes[row])
+    return found

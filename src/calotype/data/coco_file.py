@@ -1,8 +1,7 @@
 """Reads a file of COCO's annotations, `instances_*.json`: images with their boxes, in packed arrays.
 
 What is missing in a box or of another type than it should be makes a flaw of the box, where the rest can be used; of an
-image or a category it is an error. What was read is kept, so that a file that didn't change is opened in milliseconds;
-sizes that it doesn't tell aren't, for those are the images' own.
+image or a category it is an error. What was read is kept, so that a file that didn't change is opened in milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import xxhash
 
 from calotype.data.annotations import ODD_CROWD, Annotations, keep, kept
-from calotype.data.collector import Collector, sized
+from calotype.data.collector import Collector
 from calotype.data.index import SETTLED
 from calotype.data.json_stream import Element, JsonLists
 from calotype.errors import DataError
@@ -110,7 +109,7 @@ def read(file: Path, root: Path, below: str = "") -> CocoFile:
 
 
 def _of(annotations: Annotations, told: Mapping[str, Any]) -> CocoFile:
-    return CocoFile(sized(annotations), tuple(told["names"]), tuple(told["category_ids"]), told["sha256"])
+    return CocoFile(annotations, tuple(told["names"]), tuple(told["category_ids"]), told["sha256"])
 
 
 class _Reading:

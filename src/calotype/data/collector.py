@@ -27,7 +27,6 @@ from calotype.data.annotations import (
     Floats,
     Strays,
 )
-from calotype.data.images import size_of
 from calotype.data.index import FileIndex, file_id
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ class Collector:
             images, sizes, ends, stray=stray, doubled=doubled, unknown=unknown, called=self.called, **taken
         )
         for start in range(0, len(row), TOGETHER):
-            _mark(found, slice(start, start + TOGETHER), sizes[row[start : start + TOGETHER]])
+            mark(found, slice(start, start + TOGETHER), sizes[row[start : start + TOGETHER]])
         return found
 
 
@@ -199,22 +198,7 @@ def _places(labels: IntArray, known: Sequence[int]) -> IntArray:
     return np.where(numbers[order][found] == labels, order[found], -1)
 
 
-def sized(found: Annotations) -> Annotations:
-    """The same with the sizes that images' headers tell, of those with boxes whose own isn't told; what then lies
-    outside is a flaw.
-    """
-    rows = np.flatnonzero((found.sizes <= 0).any(1) & (np.diff(found.ends) > 0))
-    if not len(rows):
-        return found
-    found = replace(found, sizes=found.sizes.copy(), flaws=found.flaws.copy(), cache=None, token="")
-    for row in rows.tolist():
-        if found.refused(row) is None:
-            found.sizes[row] = size_of(found.images.path(row)) or UNREADABLE
-            _mark(found, found.of(row), found.sizes[row])
-    return found
-
-
-def _mark(found: Annotations, some: slice, sizes: npt.NDArray[np.int32]) -> None:
+def mark(found: Annotations, some: slice, sizes: npt.NDArray[np.int32]) -> None:
     """Mark the flaws that numbers tell of some boxes, of images of these sizes, where there is none yet or a weaker
     one; the first that holds counts. What has no area in float32, in which a network is trained by it, has none.
     """

@@ -16,8 +16,8 @@ import numpy as np
 from calotype.data import box_classes, sbd, voc_xml
 from calotype.data.annotations import Annotations, unsafe
 from calotype.data.box_check import texts_of
-from calotype.data.boxed import BoxedSource, Training
-from calotype.data.collector import Collector, sized
+from calotype.data.boxed import BoxedSource, Training, sized
+from calotype.data.collector import Collector
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import SUFFIXES, Paths, file_id
 from calotype.data.masked import listed
