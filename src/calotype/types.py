@@ -26,6 +26,8 @@ Sample: TypeAlias = "dict[str, Any]"
 
 VOID = 255
 """The id of a mask's pixels that count nowhere."""
+CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
+"""Flags of a box: it is around many of a kind; too difficult to count in an evaluation; cut by the image's edge."""
 
 Counts: TypeAlias = "Mapping[str, float]"
 """How many items each loss term is divided by: images, valid pixels, matched boxes."""

@@ -59,6 +59,7 @@ GOLDEN = {
     "problems": {
         "broken": [
             "train2017/../../secret.jpg: leaves the folder of images",
+            "train2017/000000000001.jpg: has the id 1 of another image, so whose these boxes are can't be told",
             "train2017/000000000040.jpg: can't be read (No such file or directory)",
             "train2017/000000000042.jpg: has 30x40 pixels, and 40x30 by its annotation",
         ],
@@ -164,7 +165,7 @@ def skipped(run: Path) -> Any:
             r"0002\.jpg: box 9 has no four numbers \(and 1 more in train: 2 boxes in all\); mend",
         ),
         ([coco.box(9, 77)], [], r"train2017\.json: box 9 is of image 77, which there isn't; mend"),
-        ([], [coco.image(1, "x.jpg")], r"train2017\.json: train2017/x\.jpg has the id 1 of another; mend"),
+        ([], [coco.image(1, "x.jpg")], r"train2017\.json: train2017/x\.jpg has the id 1 of another \(and 1 more"),
         ([], [coco.image(9, "../x.jpg")], r"train2017/\.\./x\.jpg: leaves the folder of images; mend"),
         (
             [coco.box(9, 77), coco.box(10, 78), coco.box(11, 1, category=8)],
@@ -190,11 +191,11 @@ def test_a_run_without_flawed_boxes_is_exact(root: Path, tmp_path: Path, monkeyp
     straight = calotype.train(config(root, tmp_path / "a", on_error="skip"), quiet=True).folder
     out = skipped(straight)
     assert out["val"] == [] and told(out) == (
-        "train 3 images, 6 boxes, 1 doubled image, 1 stray annotation; "
+        "train 4 images, 6 boxes, 1 doubled image, 1 stray annotation; "
         f"first {root / FILE}: train2017/z.jpg has the id 1 of another"
     )
     assert [entry.get("number", entry.get("id", entry.get("kind"))) for entry in out["train"]] == [
-        *("doubled image", "stray annotation", 41, 501, 502, 505, 10, 507, 508),
+        *("doubled image", "stray annotation", 1, 41, 501, 502, 505, 10, 507, 508),
         *(40, 42),
     ]
     killed = harness.interrupted(

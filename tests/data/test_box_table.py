@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED
 from calotype.data.box_table import BoxTable
 from calotype.errors import ConfigError, DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 from tests.contracts.source import SourceContract
 from tests.toys.boxed import picture, sample
 
@@ -106,6 +106,12 @@ def test_a_box_with_a_flaw_is_kept_and_named(row: str, told: str, tmp_path: Path
     with pytest.raises(DataError, match=rf"images/a\.jpg: {told}"):
         data.split("train")[0]
     assert len(data.check()["boxes"]) == 1
+
+
+@pytest.mark.parametrize("area", ["-1", "2e10", "inf", "x"])
+def test_an_area_that_no_object_has_is_a_flaw(area: str, tmp_path: Path) -> None:
+    data = BoxTable(table(tmp_path, f"image,class,x_min,y_min,x_max,y_max,area\nimages/a.jpg,cat,1,1,2,2,{area}\n"))
+    assert data.check()["boxes"] == ["images/a.jpg: line 2 has an area that is no number from 0 to 1e10"]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 from torchvision import tv_tensors
 
 from calotype.config.compose import compose
-from calotype.data.annotations import CROWD
 from calotype.data.coco import Coco
 from calotype.data.reader import content_digest
 from calotype.errors import ConfigError, DataError
 from calotype.fetch import Remote
+from calotype.types import CROWD
 from tests.contracts.source import SourceContract
 from tests.toys import coco
 
@@ -95,6 +95,8 @@ def test_places_may_be_given(tmp_path: Path) -> None:
     found = Coco(tmp_path / "a", train=train, val=val)
     assert found.splits == ("train", "val")
     assert found.split("val").name(0) == "000000000007.jpg" and len(found.split("val")[0]["boxes"]) == 2
+    beside = Coco(tmp_path / "a", train=train, val={"annotations": "../b.json", "images": "../elsewhere"}).split("val")
+    assert beside.flaws() == [] and beside.name(0) == "000000000007.jpg" and len(beside[0]["boxes"]) == 2
     for wrong in ({"images": "x"}, "train2017", {**train, "classes": "x"}):
         with pytest.raises(ConfigError, match=r"data\.train: is to be \{annotations: FILE, images: FOLDER\}"):
             Coco(tmp_path / "a", train=wrong)  # type: ignore[arg-type]

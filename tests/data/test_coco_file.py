@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 
 from calotype.data import coco_file
-from calotype.data.annotations import CROWD
+from calotype.data.box_check import texts_of
 from calotype.data.coco import Coco
-from calotype.data.skip import broken
+from calotype.data.collector import Collector
+from calotype.data.skip import Without, broken
 from calotype.errors import ConfigError, DataError
+from calotype.types import CROWD
 from tests.toys import coco
 from tests.toys.broken import encoded, photo
+
+THIN = "is less than 0.1 pixels wide or high in its image"
 
 # --- what can be wrong with a file, and with what is in it
 
@@ -87,6 +91,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (coco.box(5, 1, [4, 5, 1e-9, 20]), r"box 5 \(4, 5, 4, 25\) has no area"),
         (coco.box(5, 1, [40, 5, 10, 20]), r"box 5 \(40, 5, 50, 25\) lies outside its image of 40x30"),
         (coco.box(5, 1, [39.9999999, 5, 10, 20]), r"box 5 \(40, 5, 50, 25\) lies outside its image of 40x30"),
+        (coco.box(5, 1, [4, 5, 0.09, 9]), rf"box 5 \(4, 5, 4.09, 14\) {THIN} of 40x30"),
+        (coco.box(5, 1, [4, 5, 9, 0.0999]), rf"box 5 \(4, 5, 13, 5.0999\) {THIN} of 40x30"),
+        (coco.box(5, 1, [39.95, 5, 10, 20]), rf"box 5 \(39.95, 5, 49.95, 25\) {THIN} of 40x30"),
+        (coco.box(5, 1, [-5, -5, 10, 5.05]), rf"box 5 \(-5, -5, 5, 0.05\) {THIN} of 40x30"),
         (coco.box(5, 1, category=4), "box 5 has a category that there isn't"),
         (coco.box(5, 1) | {"category_id": "3"}, "box 5 has a category that there isn't"),
         ({"id": 5, "image_id": 1, "bbox": [1, 2, 3, 4]}, "box 5 has a category that there isn't"),
@@ -98,6 +106,14 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (coco.box(5, 1, [1e200, 2, 1e308, 3]), "box 5 has no four numbers"),
         (coco.box(5, 1, [1, 2, 3, 10**350]), "box 5 has no four numbers"),
         ({"image_id": 1, "category_id": 3}, "box without an id at place 1 has no four numbers"),
+        *(
+            (coco.box(5, 1, area=area), "box 5 has an area that is no number from 0 to 1e10")
+            for area in (-1, -0.5, 1.1e10, 10**350, "5", "x", True, [])
+        ),
+        *(
+            (coco.box(5, 1, iscrowd=crowd), "box 5 has an iscrowd that is neither 0 nor 1")
+            for crowd in (2, -1, "1", "0", 0.5, 10**350, [])
+        ),
         (coco.box(1, 1), "box 1 has the number of another"),
         (coco.box(1, 2), "box 1 has the number of another"),
     ],
@@ -117,15 +133,27 @@ def test_a_box_that_can_t_be_used_is_a_flaw(box: Any, told: str, tmp_path: Path)
     ]
 
 
+def test_a_tenth_of_a_pixel_is_no_sliver(tmp_path: Path) -> None:
+    boxes = [coco.box(1, 1, [30.3, 5, 0.1, 20]), coco.box(2, 1, [39.9, -5, 5, 5.1])]
+    assert coco.one(tmp_path, boxes).split("train").flaws() == []
+    collector = Collector(tmp_path)
+    collector.add_image("a.jpg", 1)
+    collector.add_boxes([1] * 2, [[-3, -3, -2.95, 2], [-3, -3, -2, -2]], [0] * 2, {})
+    assert texts_of(collector.packed(["ant"])) == {"boxes": [f"a.jpg: box 0 (-3, -3, -2.95, 2) {THIN}"]}
+
+
 def test_numbers_in_another_form_are_taken(tmp_path: Path) -> None:
     odd = {"id": 5.0, "image_id": 1.0, "category_id": 90.0, "bbox": [1, 2.0, 3, 4], "iscrowd": True, "area": 7}
     odd["extra"] = {"deep": [[[]]]}
-    source = coco.one(tmp_path, [odd, coco.box(6, 1, iscrowd=False), coco.box(7, 1, iscrowd="x", area="x")]).split(
-        "train"
-    )
+    others = [
+        coco.box(6, 1, iscrowd=False),
+        coco.box(7, 1, iscrowd=None, area=None),
+        coco.box(8, 1, iscrowd=1.0, area=0),
+    ]
+    source = coco.one(tmp_path, [odd, *others]).split("train")
     assert source.flaws() == []
-    assert source[0]["truth"][:, 4:].tolist() == [[1, CROWD, 7], [0, 0, 150.5], [0, 0, 200]]
-    assert source.annotations.numbers.tolist() == [5, 6, 7]
+    assert source[0]["truth"][:, 4:].tolist() == [[1, CROWD, 7], [0, 0, 150.5], [0, 0, 200], [0, CROWD, 0]]
+    assert source.annotations.numbers.tolist() == [5, 6, 7, 8]
 
 
 def test_what_belongs_to_no_image_or_to_two_is_told(tmp_path: Path) -> None:
@@ -133,7 +161,7 @@ def test_what_belongs_to_no_image_or_to_two_is_told(tmp_path: Path) -> None:
     images = [coco.image(1), coco.image(2), coco.image(1, "other.jpg"), coco.image(3, f"{2:012d}.jpg")]
     dataset = coco.one(tmp_path, boxes, images)
     source = dataset.split("train")
-    assert source.ids.tolist() == [1, 2] and source[0]["truth"].shape == (1, 7)
+    assert source.ids.tolist() == [1, 2] and source[1]["truth"].shape == (0, 7)
     stray = [
         "annotation 3 names no image",
         "the annotation at place 3, without an id, names no image",
@@ -150,7 +178,24 @@ def test_what_belongs_to_no_image_or_to_two_is_told(tmp_path: Path) -> None:
     assert source.flaws() == [
         {"name": str(file), "reason": doubled[0], "kind": "doubled image", "count": 2},
         {"name": str(file), "reason": stray[0], "kind": "stray annotation", "count": 4},
+        {"id": 1, "name": "train2017/000000000001.jpg", "reason": source.problem(0)},
     ]
+
+
+def test_of_two_images_of_one_id_none_has_the_boxes(tmp_path: Path) -> None:
+    images = [coco.image(1, "a.jpg"), coco.image(2, "c.jpg"), coco.image(1, "b.jpg")]
+    boxes = [coco.box(1, 1), coco.box(2, 1, category=17), coco.box(3, 2)]
+    told = "has the id 1 of another image, so whose these boxes are can't be told"
+    for _ in range(2):  # from the file, and from what was kept of it
+        source = coco.one(tmp_path, boxes, images).split("train")
+        coco.settled(tmp_path)
+        assert [(flaw.get("id"), flaw["reason"]) for flaw in source.flaws()][1:] == [(1, told)]
+        with pytest.raises(DataError, match=rf"train2017/a\.jpg: {told}; mend"):
+            source[0]
+    found = broken(source, 0)
+    assert [entry["id"] for entry in found] == [1] and Without(source, [1])[0]["labels"].tolist() == [0]
+    same = coco.one(tmp_path, boxes, [*images[:2], images[0]]).split("train")
+    assert [flaw["kind"] for flaw in same.flaws()] == ["doubled image"] and len(same[0]["labels"]) == 2
 
 
 def test_a_box_that_moved_is_left_out_by_its_number(tmp_path: Path) -> None:
@@ -215,11 +260,27 @@ def test_an_image_that_can_t_be_used_is_named(spoil: Callable[[Path], Any], told
     assert found["id"] == 1 and found["name"] == "train2017/000000000001.jpg"
 
 
+def test_a_size_of_one_side_is_none(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    collector.add_image("a.jpg", 1, width=40)
+    collector.add_boxes([1], [[0, 0, 50, 50]], [0], {})
+    assert texts_of(collector.packed(["ant"])) == {}
+
+
 def test_sizes_need_not_be_told(tmp_path: Path) -> None:
     images = [coco.image(1, width=None, height="x"), coco.image(2, width=-5, height=2**40)]
-    source = coco.one(tmp_path, [coco.box(1, 1, [50, 5, 9, 9]), coco.box(2, 2)], images).split("train")
-    assert source.flaws() == [] and source[1]["boxes"].tolist() == [[4, 5, 14, 25]]
-    assert source.problem(0) == "box 1 lies outside its image of 40x30"
+    boxes = [coco.box(1, 1, [50, 5, 9, 9]), coco.box(2, 2), coco.box(3, 1)]
+    for _ in range(2):  # from the file, and from what was kept of it
+        source = coco.one(tmp_path, boxes, images).split("train")
+        coco.settled(tmp_path)
+        assert [flaw["reason"] for flaw in source.flaws()] == ["box 1 (50, 5, 59, 14) lies outside its image of 40x30"]
+        assert source[1]["boxes"].tolist() == [[4, 5, 14, 25]]
+        assert len(source.without_boxes(source.flaws())[0]["boxes"]) == 1
+    (tmp_path / "train2017" / f"{1:012d}.jpg").write_bytes(encoded(photo(1, (80, 60)), "JPEG"))
+    assert Coco(tmp_path).split("train").flaws() == []
+    (tmp_path / "train2017" / f"{1:012d}.jpg").write_bytes(b"")
+    source = Coco(tmp_path).split("train")
+    assert source.flaws() == [] and source.problem(0) == "the file is empty"
 
 
 # --- what is kept of a file

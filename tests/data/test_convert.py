@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations
+from calotype.data.annotations import Annotations
 from calotype.data.box_table import BoxTable
 from calotype.data.boxed import BoxedSource
 from calotype.data.coco import Coco
@@ -20,6 +20,7 @@ from calotype.data.source import Decoding
 from calotype.data.voc_boxes import VOCBoxes
 from calotype.data.yolo import YOLO
 from calotype.errors import DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 from tests.toys.boxed import SIZE, picture, truth
 
 CLASSES = ("cat", "traffic light", "<&'é>")
@@ -269,9 +270,18 @@ def test_an_image_that_cannot_be_copied_is_named(
         written(tmp_path / "to", "voc", splits)
 
 
-def test_an_image_that_is_not_followed_is_named_before_any_is_copied(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["../a.jpg"], r"\.\./a\.jpg: leaves the folder of images"),
+        (["a.jpg", "b.jpg"], r"a\.jpg: has the id 1 of another"),
+    ],
+    ids=["outside", "one id"],
+)
+def test_an_image_that_is_not_read_is_named_before_any_is_copied(names: list[str], told: str, tmp_path: Path) -> None:
     collector = Collector(tmp_path)
-    collector.add_image("../a.jpg", 1)
-    with pytest.raises(DataError, match=r"\.\./a\.jpg: leaves the folder of images"):
+    for name in names:
+        collector.add_image(name, 1)
+    with pytest.raises(DataError, match=told):
         convert(tmp_path, "voc", {"train": BoxedSource(collector.packed(["cat"]), Decoding())}, ["cat"])
     assert not (tmp_path / "JPEGImages").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections import Counter
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calotype.data.annotations import DIFFICULT, NO_AREA, NO_NUMBERS, TRUNCATED, UNKNOWN
+from calotype.data.annotations import NO_AREA, NO_NUMBERS, UNKNOWN
 from calotype.data.voc_boxes import CLASSES, VOCBoxes
 from calotype.errors import ConfigError, DataError
+from calotype.types import DIFFICULT, TRUNCATED
 from tests.contracts.source import SourceContract
 from tests.toys.boxed import picture, sample, voc, voc_object
 
@@ -67,6 +69,8 @@ def test_lists_are_named_and_trainval_is_both(tmp_path: Path) -> None:
     data = VOCBoxes(tmp_path, lists={"train": "trainval", "val": "test"})
     assert data.splits == ("train", "val") and data.classes == ("cat", "dog")
     assert [len(data.split(name)) for name in data.splits] == [4, 2]
+    (tmp_path / "ImageSets/Main/val.txt").write_text("c\nb\n")
+    assert len(VOCBoxes(tmp_path, lists={"train": "trainval"}).split("train")) == 3
     voc(tmp_path, {"trainval": {"a": CAT}})
     assert len(VOCBoxes(tmp_path, lists={"train": "trainval"}).split("train")) == 1
     with pytest.raises(ConfigError, match=r"data\.lists: .* has no tset\.txt, only val, test, train, trainval"):
@@ -143,8 +147,22 @@ def test_a_box_that_reaches_out_by_more_than_a_pixel_is_a_note(tmp_path: Path) -
     assert data.split("train")[0]["boxes"].tolist() == [[0, 0, 40, 30]] * 2
 
 
+CHINESE = {"gb2312": "猫", "GBK": "貓", "gb18030": "貓", "Big5": "貓"}
+OTHERS = {"Shift_JIS": "ネコ", "euc-jp": "猫", "euc-kr": "고양이", "utf8": "猫", "UTF-8": "猫", "utf-16": "猫"}
+SINGLE_BYTE = {"iso-8859-1": "chaté", "windows-1251": "кот", "koi8-r": "кот"}
+
+
+@pytest.mark.parametrize(("encoding", "name"), (CHINESE | OTHERS | SINGLE_BYTE).items())
+def test_xml_in_another_encoding_is_read(encoding: str, name: str, tmp_path: Path) -> None:
+    voc(tmp_path, {"train": {"a": ""}})
+    text = f"<?xml version='1.0' encoding='{encoding}'?><annotation>{voc_object(name, (1, 1, 5, 5))}</annotation>"
+    (tmp_path / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    assert VOCBoxes(tmp_path).classes == (name,)
+
+
 ENTITIES = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 20))
 BOMB = f'<!DOCTYPE a [<!ENTITY e0 "boom">{ENTITIES}]><annotation><object><name>&e19;</name></object></annotation>'
+DECLARED = b"<?xml version='1.0' encoding='%s'?>"
 
 
 @pytest.mark.parametrize(
@@ -155,11 +173,25 @@ BOMB = f'<!DOCTYPE a [<!ENTITY e0 "boom">{ENTITIES}]><annotation><object><name>&
         (b"<annotation>\n<object>\n</annotation>", r"a\.xml:3: is no XML: mismatched tag"),
         (b"<annotation>&e;</annotation>", r"a\.xml:1: is no XML: undefined entity"),
         (b"", r"a\.xml:1: is no XML: no element found"),
+        (DECLARED % b"gbk" + BOMB.encode(), r"a\.xml:1: declares a document type"),
+        (
+            DECLARED % b"gbk" + b"<annotation>\xff",
+            r"a\.xml: can't be read in .* it declares \('gbk' codec .* byte 0xff",
+        ),
+        (
+            DECLARED % b"klingon",
+            r"a\.xml: can't be read in .* it declares \(unknown encoding: klingon\); make it UTF-8",
+        ),
+        (DECLARED % b"punycode", "can't be read in the encoding it declares"),
+        (DECLARED % b"hex", r"can't be read in the encoding it declares \('hex' is not a text encoding"),
         (b"<html><body/></html>", r"a\.xml:1: is no annotation: it begins with <html>"),
         (b"<annotation>" + b"<a>" * 100, r"a\.xml:1: nested deeper than 50 levels"),
         (b"<annotation>" + b" " * (8 << 20), "are too many for an annotation"),
     ],
-    ids=["bomb", "external", "malformed", "entity", "empty", "other", "deep", "large"],
+    ids=[
+        *("bomb", "external", "malformed", "entity", "empty", "bomb-gbk", "no-gbk", "unknown", "slow", "hex", "other"),
+        *("deep", "large"),
+    ],
 )
 def test_a_file_that_is_no_annotation_is_refused_by_name(content: bytes, told: str, tmp_path: Path) -> None:
     voc(tmp_path, LISTS)
@@ -208,6 +240,16 @@ def test_an_image_is_found_by_its_name_whatever_its_suffix(tmp_path: Path) -> No
     picture(tmp_path / "JPEGImages/a.PNG", 1, format="PNG")
     source = VOCBoxes(tmp_path, classes=["cat"]).split("train")
     assert source.name(0) == "JPEGImages/a.PNG" and source[0]["boxes"].tolist() == [[0, 0, 10, 20]]
+
+
+def test_sizes_that_are_not_told_are_the_images_own(tmp_path: Path) -> None:
+    one(tmp_path, CAT + voc_object("cat", (90, 5, 99, 9)))
+    file = tmp_path / "Annotations/a.xml"
+    file.write_text(re.sub("<size>.*</size>", "<size><width>40</width></size>", file.read_text()))
+    source = VOCBoxes(tmp_path, classes=["cat"]).split("train")
+    (flaw,) = source.flaws()
+    assert flaw["reason"] == "object 2 (89, 4, 99, 9) lies outside its image of 40x30"
+    assert len(source.without_boxes([flaw])[0]["boxes"]) == 1
 
 
 def test_an_image_of_another_size_than_its_annotation_says_is_refused(tmp_path: Path) -> None:

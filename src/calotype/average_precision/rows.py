@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from calotype.errors import ConfigError, DataError
+from calotype.types import CROWD, DIFFICULT
 
 if TYPE_CHECKING:
     from calotype.types import IntArray
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-CROWD, DIFFICULT = 1, 2
-"""Bits of the flags of an annotated box."""
 WIDTHS = {"boxes": (4,), "scores": (), "labels": (), "truth": (7,)}
 """The shape of a row of each entry of a metric's state, beside "images"."""
 

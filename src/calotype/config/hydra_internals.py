@@ -65,8 +65,8 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to merge, what to edit afterwards, the groups that overrides chose an option of, or none, and the experiment,
-    empty for none.
+    """What to merge, what to edit afterwards, the groups that overrides chose an option of, or none, and the
+    experiment, empty for none.
     """
 
     entries: tuple[Entry, ...]

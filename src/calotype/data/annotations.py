@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 
-CROWD, DIFFICULT, TRUNCATED = 1, 2, 4
-"""Flags of a box: it is around many of a kind; too difficult to count in an evaluation; cut by the image's edge."""
-
 FLAWS = (
     "",
     "has no area",
@@ -44,14 +41,22 @@ FLAWS = (
     "has no four numbers",
     "has the number of another",
     "has another number of columns than kpt_shape says",
+    "has an area that is no number from 0 to 1e10",
+    "has an iscrowd that is neither 0 nor 1",
+    "is less than 0.1 pixels wide or high in its image",
 )
 """What is wrong with a box, by the code that it is kept with; 0 is nothing."""
-NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED, OTHER_COLUMNS = range(1, len(FLAWS))
+NO_AREA, OUTSIDE, UNKNOWN, NO_NUMBERS, DOUBLED, OTHER_COLUMNS, ODD_AREA, ODD_CROWD, THIN = range(1, len(FLAWS))
+THINNEST = 0.1
+"""Pixels of a box's sides below which it is thin: its logarithm would rule the loss. Source: the size_threshold of
+DALI's COCOReader.
+"""
+LARGEST_AREA = 1e10
+"""Pixels of an object; COCO's evaluation passes over all that is larger, or below 0."""
 
-
-VERSION = 1
+VERSION = 2
 _BOXES = ("boxes", "labels", "flags", "areas", "numbers", "flaws")
-_KEPT = ("sizes", "ends", *_BOXES)
+_KEPT = ("sizes", "ends", "shared", *_BOXES)
 _INDEX = ("names", "spans", "ids", "labels")
 
 
@@ -86,11 +91,12 @@ class Strays(Sequence[str]):
 class Annotations:
     """The boxes of images. Image r of `images`, by ascending id, has the boxes `ends[r]` to `ends[r + 1]`.
 
-    `sizes` (n, 2) int32 are the heights and widths that the annotations tell, 0 where they don't. Of each box: `boxes`
-    (m, 4) xyxy, `labels` (m,) int16, -1 - k for the unknown category `unknown[k]`, `flags`, `areas` of the object in
-    pixels, `numbers` that the layout calls it by, `flaws`. `stray` are annotations of no image, `doubled` images that
-    there are twice, in words. `called` is what a layout calls a box. `cache` and `token` are the file that all is
-    mapped from, if there is one, and what tells that file from another.
+    `sizes` (n, 2) int32 are the heights and widths that the annotations tell, or the images' headers, 0 where neither
+    does. Of each box: `boxes` (m, 4) xyxy, `labels` (m,) int16, -1 - k for the unknown category `unknown[k]`, `flags`,
+    `areas` of the object in pixels, `numbers` that the layout calls it by, `flaws`. `stray` are annotations of no
+    image, `doubled` images that there are twice, in words; `shared` are the rows of images whose id is that of one of
+    those too. `called` is what a layout calls a box. `cache` and `token` are the file that all is mapped from, if there
+    is one, and what tells that file from another.
     """
 
     images: FileIndex
@@ -106,6 +112,7 @@ class Annotations:
     doubled: Sequence[str] = ()
     unknown: Sequence[str] = ()
     called: str = "box"
+    shared: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     cache: Path | None = None
     token: str = ""
 
@@ -136,10 +143,21 @@ class Annotations:
         rows = np.searchsorted(self.ends, boxes, "right") - 1
         return zip(rows.tolist(), boxes.tolist(), strict=True)
 
+    def refused(self, row: int) -> str | None:
+        """Why an image isn't read, whatever its file holds; None for one that is."""
+        if row in self.shared:
+            return f"has the id {self.images.ids[row]} of another image, so whose these boxes are can't be told"
+        return unsafe(self.images.name(row))
+
+    def refused_rows(self) -> list[int]:
+        """The images that aren't read."""
+        return sorted({*unsafe_rows(self.images), *self.shared.tolist()})
+
     def reason(self, row: int, box: int) -> str:
         """What is wrong with a box, in words that name it."""
-        place = f" {corners(self.boxes[box])}" if self.flaws[box] in (NO_AREA, OUTSIDE) else ""
-        size = f" of {self.sizes[row, 1]}x{self.sizes[row, 0]}" if self.flaws[box] == OUTSIDE else ""
+        place = f" {corners(self.boxes[box])}" if self.flaws[box] in (NO_AREA, OUTSIDE, THIN) else ""
+        sized = self.flaws[box] in (OUTSIDE, THIN) and (self.sizes[row] > 0).all()
+        size = f" of {self.sizes[row, 1]}x{self.sizes[row, 0]}" if sized else ""
         told, name = FLAWS[self.flaws[box]], -1 - int(self.labels[box])
         if self.flaws[box] == UNKNOWN and 0 <= name < len(self.unknown):
             told = f"has the category {self.unknown[name]!r}, which there isn't"

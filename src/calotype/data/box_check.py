@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calotype.data.annotations import CROWD, corners
+from calotype.data.annotations import corners
+from calotype.types import CROWD
 
 if TYPE_CHECKING:
     from calotype.data.annotations import Annotations
@@ -37,7 +38,7 @@ def _told(found: Annotations) -> Iterator[tuple[str, str]]:
     with np.errstate(invalid="ignore"):
         beyond = np.max([-x_min, -y_min, x_max - width, y_max - height], axis=0)
     sound = found.flaws == 0
-    for row, box in found.with_rows(np.flatnonzero(sound & (width > 0) & (beyond > REACH))):
+    for row, box in found.with_rows(np.flatnonzero(sound & (width > 0) & (height > 0) & (beyond > REACH))):
         size = f"{found.sizes[row, 1]}x{found.sizes[row, 0]} by {beyond[box]:.6g} pixels"
         text = f"{found.told(int(found.numbers[box]))} {corners(found.boxes[box])} reaches out of its image of {size}"
         yield "reaching", f"{found.images.name(row)}: {text}"

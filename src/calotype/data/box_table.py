@@ -14,15 +14,15 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from calotype.data import class_names
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, Floats, required
+from calotype.data.annotations import Annotations, Floats, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource, Training
-from calotype.data.collector import Collector
+from calotype.data.collector import UNREADABLE, Collector
 from calotype.data.images import MAX_PIXELS, Background, Mode, size_of
 from calotype.data.index import file_id
 from calotype.data.rows import (
@@ -38,6 +38,7 @@ from calotype.data.rows import (
 )
 from calotype.data.source import ALIASES, Decoding, Fractions
 from calotype.errors import ConfigError, DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 
 if TYPE_CHECKING:
     from calotype.types import IntArray
@@ -78,8 +79,6 @@ MAYBE: Mapping[str, Sequence[str]] = {
     "truncated": ("truncated",),
 }
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no", "")
-UNREADABLE = (-1, -1)
-"""The size of an image whose header can't be read: it is that of none, so the image is refused when it is asked for."""
 
 
 @dataclass(eq=False)
@@ -218,7 +217,8 @@ class _Rows:
         self.codes.append(self.names.setdefault(told["class"], len(self.names)))
         self.flags.append(sum(flag for name, flag in FLAGS.items() if told.get(name, "").lower() in TRUE))
         self.values.extend(map(_number, cells))
-        self.areas.append(_number(told.get("area", "")))
+        area = told.get("area", "")
+        self.areas.append(_number(area, math.inf) if area else math.nan)
         return None
 
     def _image(self, told: Mapping[str, str]) -> int | str:
@@ -271,16 +271,12 @@ class _Rows:
             size = told if told != (0, 0) else size_of(self.top / name) or UNREADABLE
             self.sizes[number] = size
             collector.add_image(name, self.ids[number], *size)
-        owners, areas = np.array(self.owners, np.int64), np.array(self.areas)
+        owners = np.array(self.owners, np.int64)
         corners = self._corners(owners)
-        own = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
         labels = np.array([*self._labels(classes, collector)], np.int64)
-        about = {
-            "flags": np.array(self.flags, np.uint8),
-            "areas": np.where(np.isfinite(areas), areas, np.maximum(own, 0)),
-            "numbers": np.array(self.lines, np.int64),
-        }
         of = labels[np.array(self.codes, np.int64)] if len(owners) else labels[:0]
+        beside: Mapping[str, array[Any]] = {"flags": self.flags, "areas": self.areas, "numbers": self.lines}
+        about = {name: np.array(column) for name, column in beside.items()}
         collector.add_boxes(np.array(self.ids, np.int64)[owners], corners, of, about)
         return collector.packed(classes)
 
@@ -317,8 +313,8 @@ class _Rows:
         return {name: rows for name, rows in found.items() if len(rows)}
 
 
-def _number(text: str) -> float:
+def _number(text: str, none: float = math.nan) -> float:
     try:
         return float(text)
     except ValueError:
-        return math.nan
+        return none

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from calotype.data.annotations import CROWD, DIFFICULT, Annotations, unsafe, unsafe_rows
-from calotype.data.images import decode
+from calotype.data.annotations import Annotations, unsafe_rows
+from calotype.data.collector import UNREADABLE, mark
+from calotype.data.images import decode, size_of
 from calotype.data.index import Paths
 from calotype.data.source import Decoding
 from calotype.errors import DataError
+from calotype.types import CROWD, DIFFICULT
 
 if TYPE_CHECKING:
     from calotype.types import IntArray, Sample
@@ -94,7 +96,7 @@ class BoxedSource:
         """What the annotations alone tell to be wrong, each with "name" and "reason".
 
         Of a box that can't be used there are "id" and "name" of the image, "box" its place there, "number" what it is
-        called by; of an image whose name isn't followed its "id". What belongs to no sample is told together: "count"
+        called by; of an image that isn't read its "id". What belongs to no sample is told together: "count"
         of such a "kind".
         """
         found, wanted, images = [], set(self.known.tolist()), self.annotations.images
@@ -102,10 +104,10 @@ class BoxedSource:
             if texts:
                 where = str(next(iter(self.containers), images.root))
                 found.append({"name": where, "reason": texts[0], "kind": kind, "count": len(texts)})
-        for row in unsafe_rows(images):
+        for row in self.annotations.refused_rows():
             if row in wanted:
-                name = images.name(row)
-                found.append({"id": int(images.ids[row]), "name": name, "reason": unsafe(name)})
+                reason = self.annotations.refused(row)
+                found.append({"id": int(images.ids[row]), "name": images.name(row), "reason": reason})
         for row, box in self.annotations.flawed():
             if row in wanted:
                 place = {"box": box - int(self.annotations.ends[row]), "number": int(self.annotations.numbers[box])}
@@ -145,8 +147,8 @@ class BoxedSource:
         return {"image": image, **self._target(row, image), "content": content}
 
     def _image(self, row: int) -> tuple[bytes, Any]:
-        how, name = self.decoding, self.annotations.images.name(row)
-        if (reason := unsafe(name)) is not None:
+        how = self.decoding
+        if (reason := self.annotations.refused(row)) is not None:
             raise DataError(reason)
         try:
             content = self.annotations.images.path(row).read_bytes()
@@ -167,9 +169,6 @@ class BoxedSource:
         truth = np.column_stack([found.boxes[of], found.labels[of], found.flags[of], found.areas[of]])
         height, width = image.shape[-2:]
         cut = found.boxes[of].clip(0, [width, height, width, height]).astype(np.float32)
-        if (outside := ~(cut[:, 2:] > cut[:, :2]).all(1)).any():  # where the annotations tell no size
-            number = int(found.numbers[of][outside][0])
-            raise DataError(f"{self.annotations.told(number)} lies outside its image of {width}x{height}")
         left_out = CROWD * (not self.training.crowd) | DIFFICULT * (not self.training.difficult)
         chosen = (found.flags[of] & left_out) == 0
         return {
@@ -179,3 +178,18 @@ class BoxedSource:
             "labels": torch.from_numpy(found.labels[of][chosen].astype(np.int64)),
             "truth": torch.from_numpy(truth),
         }
+
+
+def sized(found: Annotations) -> Annotations:
+    """The same with the sizes that images' headers tell, of those with boxes whose own isn't told; what then lies
+    outside is a flaw.
+    """
+    rows = np.flatnonzero((found.sizes <= 0).any(1) & (np.diff(found.ends) > 0))
+    if not len(rows):
+        return found
+    found = replace(found, sizes=found.sizes.copy(), flaws=found.flaws.copy(), cache=None, token="")
+    for row in rows.tolist():
+        if found.refused(row) is None:
+            found.sizes[row] = size_of(found.images.path(row)) or UNREADABLE
+            mark(found, found.of(row), found.sizes[row])
+    return found

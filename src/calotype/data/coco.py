@@ -9,7 +9,7 @@ Source: T.-Y. Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from calotype import archives
 from calotype.data import class_names, coco_file
 from calotype.data.annotations import Annotations
 from calotype.data.box_check import texts_of
-from calotype.data.boxed import BoxedSource, Training
+from calotype.data.boxed import BoxedSource, Training, sized
 from calotype.data.coco_file import CocoFile
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.source import ALIASES, Decoding
@@ -127,10 +127,11 @@ class Coco:
                     f"{place.images}: there is no such folder, and the images of {split} belong there; set paths.data "
                     "(COCO 2017 is fetched by: calotype data download coco2017)"
                 )
-            inside = place.images.is_relative_to(self.top)
+            inside = place.images.is_relative_to(self.top) and ".." not in place.images.relative_to(self.top).parts
             root = self.top if inside else place.images
             below = place.images.relative_to(root).as_posix()
-            self._files[split] = coco_file.read(place.annotations, root, "" if below == "." else below)
+            found = coco_file.read(place.annotations, root, "" if below == "." else below)
+            self._files[split] = replace(found, annotations=sized(found.annotations))
         return self._files[split]
 
     def _of_classes(self, split: str, found: CocoFile) -> Annotations:

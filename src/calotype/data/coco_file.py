@@ -6,6 +6,7 @@ image or a category it is an error. What was read is kept, so that a file that d
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from calotype.data.annotations import CROWD, Annotations, keep, kept
+from calotype.data.annotations import ODD_CROWD, Annotations, keep, kept
 from calotype.data.collector import Collector
 from calotype.data.index import SETTLED
 from calotype.data.json_stream import Element, JsonLists
 from calotype.errors import DataError
 from calotype.files import cache_folder
+from calotype.types import CROWD
 
 LARGEST = 2**63 - 1
 NO_ID = -LARGEST - 1
 MOST_CLASSES = 2**15 - 1
 LARGEST_NUMBER = 1e300
+NEITHER = -1
+"""An iscrowd that is neither 0 nor 1."""
 _LARGEST_SIDE = 2**31 - 1
 _NOWHERE = (np.nan,) * 4
 
@@ -51,7 +55,7 @@ class Box(msgspec.Struct, gc=False):
     category_id: Id | None = None
     bbox: tuple[float, float, float, float] | None = None
     area: float | None = None
-    iscrowd: bool | int | None = None
+    iscrowd: bool | Id | None = None
 
 
 class Category(msgspec.Struct, gc=False):
@@ -155,10 +159,12 @@ class _Reading:
         corners = np.array([box.bbox or _NOWHERE for box in boxes], np.float64)
         with np.errstate(all="ignore"):
             corners[:, 2:] += corners[:, :2]
+        crowd = np.array([box.iscrowd or 0 for box in boxes], np.int64)
         about: dict[str, npt.NDArray[Any]] = {
             "numbers": np.array(numbers, np.int64),
             "areas": np.array([box.area for box in boxes], np.float64),
-            "flags": np.array([CROWD if box.iscrowd else 0 for box in boxes], np.uint8),
+            "flags": np.where(crowd == 1, CROWD, 0),
+            "flaws": np.where((crowd == 0) | (crowd == 1), 0, ODD_CROWD),
         }
         labels = np.array([NO_ID if box.category_id is None else box.category_id for box in boxes], np.int64)
         lost = images == NO_ID
@@ -199,15 +205,15 @@ def _category(fields: Mapping[str, Any]) -> Category:
 
 
 def _box(fields: Mapping[str, Any]) -> Box:
-    place, area = fields["bbox"], fields["area"]
+    place, area, crowd = (fields[name] for name in ("bbox", "area", "iscrowd"))
     numbers = place if isinstance(place, list) and len(place) == 4 and all(map(_is_number, place)) else _NOWHERE
     return Box(
         _whole(fields["id"]),
         _whole(fields["image_id"]),
         _whole(fields["category_id"]),
         (float(numbers[0]), float(numbers[1]), float(numbers[2]), float(numbers[3])),
-        float(area) if _is_number(area) else None,
-        fields["iscrowd"] in (1, True),
+        None if area is None else float(area) if _is_number(area) else math.inf,
+        crowd == 1 if crowd in (None, 0, 1) else NEITHER,
     )
 
 

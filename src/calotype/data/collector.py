@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from calotype.data.annotations import DOUBLED, NO_AREA, NO_NUMBERS, OUTSIDE, UNKNOWN, Annotations, Floats, Strays
+from calotype.data.annotations import (
+    DOUBLED,
+    LARGEST_AREA,
+    NO_AREA,
+    NO_NUMBERS,
+    ODD_AREA,
+    OUTSIDE,
+    THIN,
+    THINNEST,
+    UNKNOWN,
+    Annotations,
+    Floats,
+    Strays,
+)
 from calotype.data.index import FileIndex, file_id
 
 if TYPE_CHECKING:
@@ -23,6 +36,17 @@ MOST_UNKNOWN, LONGEST_NAME = 10_000, 80
 """Names of unknown categories that are kept for messages, and their letters."""
 TOGETHER = 100_000
 """Boxes that are gone through together."""
+TYPES: Mapping[str, npt.DTypeLike] = {
+    "boxes": np.float64,
+    "labels": np.int16,
+    "flags": np.uint8,
+    "areas": np.float64,
+    "numbers": np.int64,
+    "flaws": np.uint8,
+}
+"""What is kept of a box."""
+UNREADABLE = (-1, -1)
+"""The size of an image whose header can't be read; it is that of none, so the image is refused when it is asked for."""
 
 
 @dataclass
@@ -83,7 +107,8 @@ class Collector:
     ) -> Annotations:
         """All that was added, by ascending ids of images; flaws that geometry tells are found here.
 
-        Of two images of one id or name one is left out and told as doubled; boxes of no image are told as stray.
+        Of two images of one id or name one is left out and told as doubled; of one id and two names the other is told
+        as `shared`, since the boxes may be either's. Boxes of no image are told as stray.
         `known` are the numbers that the labels call the classes by, where those aren't 0, 1, ... With `numbered` a box
         that has the number of another is a flaw, except for those below 0.
         """
@@ -94,6 +119,7 @@ class Collector:
         spans = np.stack([ends[:-1], ends[1:]], 1)[order]
         whole = FileIndex(self.root, tuple(classes), names, spans, ids[order], np.zeros(len(order), np.int64))
         fresh, doubled = _fresh(whole)
+        shared = np.flatnonzero(np.isin(whole.ids[fresh], _of_two_names(whole)))
         images = replace(whole, spans=spans[fresh], ids=whole.ids[fresh], labels=whole.labels[fresh])
         sizes = np.array(self.sizes, np.int32).reshape(-1, 2)[order][fresh]
         columns = self._columns()
@@ -101,7 +127,7 @@ class Collector:
             columns[2] = _places(columns[2], known)
         if numbered:
             columns[6] = np.where(_again(columns[5]), DOUBLED, columns[6])
-        return self._with_boxes(images, sizes, columns, [*self.doubled, *doubled])
+        return replace(self._with_boxes(images, sizes, columns, [*self.doubled, *doubled]), shared=shared)
 
     def _columns(self) -> list[npt.NDArray[Any]]:
         """What was added of each box, column by column; the parts are given up on the way, for they are large."""
@@ -125,31 +151,15 @@ class Collector:
         chosen = np.flatnonzero(there)
         chosen = chosen[np.argsort(row[chosen], kind="stable")]
         row = row[chosen]
-        types = (np.float64, np.int16, np.uint8, np.float64, np.int64, np.uint8)
-        taken: list[Any] = [columns.pop(0)[chosen].astype(kind, copy=False) for kind in types]
-        boxes, labels, flags, areas, numbers, flaws = taken
-        for start in range(0, len(row), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            before = flaws[some].copy()
-            free = (before == 0) | (before == DOUBLED)
-            for code, wrong in _wrong(boxes[some], labels[some], sizes[row[some]]).items():
-                flaws[some][free & (flaws[some] == before) & wrong] = code
+        taken: dict[str, Any] = {name: columns.pop(0)[chosen].astype(kind, copy=False) for name, kind in TYPES.items()}
         ends = np.searchsorted(row, np.arange(len(images) + 1)).astype(np.int64)
-        return Annotations(
-            images,
-            sizes,
-            ends,
-            boxes,
-            labels,
-            flags,
-            areas,
-            numbers,
-            flaws,
-            stray,
-            doubled,
-            [*self.unknown],
-            self.called,
+        unknown = [*self.unknown]
+        found = Annotations(
+            images, sizes, ends, stray=stray, doubled=doubled, unknown=unknown, called=self.called, **taken
         )
+        for start in range(0, len(row), TOGETHER):
+            mark(found, slice(start, start + TOGETHER), sizes[row[start : start + TOGETHER]])
+        return found
 
 
 def _fresh(images: FileIndex) -> tuple[npt.NDArray[np.bool_], list[str]]:
@@ -167,6 +177,12 @@ def _fresh(images: FileIndex) -> tuple[npt.NDArray[np.bool_], list[str]]:
     return fresh & ~again, doubled
 
 
+def _of_two_names(images: FileIndex) -> list[int]:
+    """The ids that are those of images of different names."""
+    again = np.flatnonzero(images.ids[1:] == images.ids[:-1])
+    return [int(images.ids[row]) for row in again.tolist() if images.name(row) != images.name(row + 1)]
+
+
 def _again(numbers: IntArray) -> npt.NDArray[np.bool_]:
     """Which of the numbers were there before; those below 0 are nobody's."""
     found = np.ones(len(numbers), bool)
@@ -182,20 +198,32 @@ def _places(labels: IntArray, known: Sequence[int]) -> IntArray:
     return np.where(numbers[order][found] == labels, order[found], -1)
 
 
-def _wrong(
-    boxes: Floats, labels: npt.NDArray[np.int16], sizes: npt.NDArray[np.int32]
-) -> dict[int, npt.NDArray[np.bool_]]:
-    """Which boxes have which flaw, as far as numbers tell; the first that holds counts. What has no area in float32,
-    in which a network is trained by it, has none.
+def mark(found: Annotations, some: slice, sizes: npt.NDArray[np.int32]) -> None:
+    """Mark the flaws that numbers tell of some boxes, of images of these sizes, where there is none yet or a weaker
+    one; the first that holds counts. What has no area in float32, in which a network is trained by it, has none.
     """
+    flaws = found.flaws[some]
+    before = flaws.copy()
+    free = (before == 0) | (before == DOUBLED)
+    for code, wrong in _wrong(found.boxes[some], found.labels[some], found.areas[some], sizes).items():
+        flaws[free & (flaws == before) & wrong] = code
+
+
+def _wrong(
+    boxes: Floats, labels: npt.NDArray[np.int16], areas: Floats, sizes: npt.NDArray[np.int32]
+) -> dict[int, npt.NDArray[np.bool_]]:
+    """Which boxes have which flaw, as far as numbers tell."""
     with np.errstate(all="ignore"):
         height, width = sizes.T.astype(np.float64)
-        outside = (width > 0) & (height > 0)
-        within = boxes.clip(0, np.stack([width, height, width, height], 1)).astype(np.float32)
-        single = boxes.astype(np.float32)
+        sized = (width > 0) & (height > 0)
+        ends = np.where(sized, np.stack([width, height, width, height]), np.inf).T
+        within = boxes.clip(np.where(ends < np.inf, 0, -np.inf), ends)
+        single, cut = boxes.astype(np.float32), within.astype(np.float32)
         return {
             NO_NUMBERS: ~np.isfinite(boxes).all(1) | ~np.isfinite(single).all(1),
             UNKNOWN: labels < 0,
             NO_AREA: ~(single[:, 2:] > single[:, :2]).all(1),
-            OUTSIDE: outside & ~(within[:, 2:] > within[:, :2]).all(1),
+            OUTSIDE: ~(cut[:, 2:] > cut[:, :2]).all(1),
+            THIN: ((within[:, 2:] - within[:, :2]).round(6) < THINNEST).any(1),
+            ODD_AREA: ~((areas >= 0) & (areas <= LARGEST_AREA)),
         }

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from calotype import yaml_tree
-from calotype.data.annotations import CROWD, DIFFICULT, TRUNCATED, Annotations, unsafe
+from calotype.data.annotations import Annotations
 from calotype.data.boxed import BoxedSource
 from calotype.data.class_names import is_line
 from calotype.data.images import size_of
@@ -31,6 +31,7 @@ from calotype.data.layouts import voc_annotation, write_classes, write_lists
 from calotype.data.new_names import new_names
 from calotype.data.voc_boxes import BACKGROUND
 from calotype.errors import DataError
+from calotype.types import CROWD, DIFFICULT, TRUNCATED
 
 LARGEST_ID = 1 << 53
 """Ids from here on are no whole numbers to who reads JSON's as floating point; they are counted anew."""
@@ -328,12 +329,12 @@ def _numbers_can_be_kept(sources: Sequence[BoxedSource]) -> bool:
 
 
 def _names(sources: Sequence[BoxedSource]) -> dict[str, str]:
-    """The path of each image with its name. Raises DataError for a name that isn't followed."""
+    """The path of each image with its name. Raises DataError for an image that isn't read."""
     found = dict[str, str]()
     for source in sources:
-        images = source.annotations.images
+        annotations, images = source.annotations, source.annotations.images
         for row in source.known.tolist():
-            if (reason := unsafe(images.name(row))) is not None:
+            if (reason := annotations.refused(row)) is not None:
                 raise DataError(f"{images.path(row)}: {reason}")
             found[str(images.path(row))] = images.name(row)
     return found

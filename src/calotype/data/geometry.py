@@ -1,7 +1,8 @@
 """Where the pixels of a file end up after transforms, so that what a network says of them can be brought back.
 
-A grid of boxes goes through the transforms beside the image; how their centres move is the map. Whatever moves
-tv_tensors is followed like that, in any order: resize, pad, crop, flip, turns by 90 degrees.
+A grid of boxes goes through the transforms beside the image; how their centres move is the map. Where it is a shift to
+an image of another size, the transforms are run once more, on numbered pixels. Whatever moves tv_tensors is followed
+like that, in any order: resize, pad, crop, flip, turns by 90 degrees.
 Unusual: boxes and not torchvision's KeyPoints: flips of these count pixel centres, resizes pixel edges, so that after
 both they are off by one.
 """
@@ -9,7 +10,8 @@ both they are off by one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -43,14 +45,17 @@ def traced(transform: Callable[[Sample], Sample], given: Sample) -> tuple[Sample
     """
     size = _size(given["image"])
     before = _points(size)
-    try:
-        sample = transform({**given, "points": _boxes(before, size), "pixels": _numbered(size)})
-        after, pixels = sample.pop("points", None), sample.pop("pixels", None)
-    except Exception:  # noqa: BLE001 - a transform may stumble over boxes in any way; without them it gets to say why
-        sample, after, pixels = transform(dict(given)), None, None
-    now = _size(sample["image"])
+    points = _boxes(before, size)
+    found = _together(transform, {**given, "points": points})
+    sample = dict(transform(dict(given))) if found is None else found
+    after, now = sample.pop("points", None), _size(sample["image"])
     if isinstance(after, tv_tensors.BoundingBoxes) and len(after) == len(before) and tuple(after.canvas_size) == now:
-        return sample, _moved(_fitted(before, _centres(after), now), pixels, size, now)
+        affine = _fitted(before, _centres(after), now)
+        scaled = (affine[:, :2].abs().sum(1) - 1).abs().max() > OFF
+        if not scaled and now != size:
+            again = _together(transform, {**given, "points": points, "pixels": _numbered(size)}) or {}
+            affine = _moved(affine, again.get("pixels"), size, now)
+        return sample, affine
     if now != size:
         raise DataError(
             f"is {size[1]}x{size[0]} pixels and {now[1]}x{now[0]} after the evaluation transforms, which don't say "
@@ -58,6 +63,15 @@ def traced(transform: Callable[[Sample], Sample], given: Sample) -> tuple[Sample
             "torchvision's v2 (their padding with a constant)"
         )
     return sample, IDENTITY
+
+
+def _together(transform: Callable[[Sample], Sample], given: Sample) -> dict[str, Any] | None:
+    """The transformed sample. None where a transform stumbles, in any way, over what is beside the image: without that
+    it gets to say why.
+    """
+    with suppress(Exception):
+        return dict(transform(given))
+    return None
 
 
 def _numbered(size: tuple[int, int]) -> Tensor:
@@ -70,8 +84,7 @@ def _moved(affine: Tensor, pixels: Tensor | None, size: tuple[int, int], now: tu
     """A map without a change of scale, shifted to where the pixels went: torchvision's CenterCrop of an image that is
     smaller moves boxes by one more than the image, of some sizes.
     """
-    scaled = (affine[:, :2].abs().sum(1) - 1).abs().max() > OFF
-    if pixels is None or tuple(pixels.shape) != now or scaled:
+    if pixels is None or tuple(pixels.shape) != now:
         return affine
     numbers = pixels.as_subclass(torch.Tensor).flatten()
     places = torch.arange(len(numbers))[numbers >= FIRST]

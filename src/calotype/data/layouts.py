@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image
 
-from calotype.data.annotations import DIFFICULT, TRUNCATED
 from calotype.data.masks import encode
+from calotype.types import DIFFICULT, TRUNCATED
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -16,7 +16,7 @@ import numpy as np
 from calotype.data import class_names, sbd, voc_xml
 from calotype.data.annotations import Annotations, unsafe
 from calotype.data.box_check import texts_of
-from calotype.data.boxed import BoxedSource, Training
+from calotype.data.boxed import BoxedSource, Training, sized
 from calotype.data.collector import Collector
 from calotype.data.images import MAX_PIXELS, Background, Mode
 from calotype.data.index import SUFFIXES, Paths, file_id
@@ -130,7 +130,7 @@ class VOCBoxes:
                 labels,
                 {"flags": [*map(voc_xml.flags, found.objects)], "numbers": range(1, len(labels) + 1)},
             )
-        return collector.packed(self.classes)
+        return sized(collector.packed(self.classes))
 
     def _classes(self, read: Mapping[str, voc_xml.Annotation]) -> tuple[str, ...]:
         if self.classes is not None:
@@ -174,10 +174,12 @@ def _told(names: set[str]) -> str:
 
 
 def _names(top: Path, name: str) -> list[str]:
-    """The images of a list. Raises DataError for one that names none, one twice, or no file's name."""
+    """The images of a list, or of those that it is made of, each once. Raises DataError for a list that names none, one
+    twice, or no file's name.
+    """
     file = top / LISTS / f"{name}.txt"
     if not file.is_file():
-        return [item for part in JOINED[name] for item in _names(top, part)]
+        return [*dict.fromkeys(item for part in JOINED[name] for item in _names(top, part))]
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -7,18 +7,26 @@ boxes are slips of who drew them, as the two in BCCD, where both corners are one
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from calotype.data.annotations import DIFFICULT, TRUNCATED
 from calotype.errors import DataError
+from calotype.types import DIFFICULT, TRUNCATED
 
 MAX_BYTES = 8 << 20
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 ROOT = "annotation"
 MOST_NESTED = 50
+DECLARED = re.compile(rb"<\?xml\s[^>]*?\sencoding\s*=\s*[\"']([\w.-]{1,40})[\"']", re.ASCII)
+MULTI_BYTE = {
+    *("big5", "big5hkscs", "cp932", "cp949", "cp950", "euc_jp", "euc_kr", "gb18030", "gb2312", "gbk", "iso2022_jp"),
+    *("iso2022_kr", "johab", "shift_jis", "utf-8"),
+}
+"""Encodings, by Python's names, that expat can't read or not by every name: XML in them is made UTF-8 first."""
 
 
 @dataclass(slots=True)
@@ -58,10 +66,14 @@ class _Reader:
 
     def read(self, content: bytes) -> Annotation:
         try:
-            self.parser.Parse(content, True)
+            self.parser.Parse(_as_utf8(content), True)
         except expat.ExpatError as error:
             told = expat.errors.messages.get(error.code, "it can't be parsed")
             raise DataError(f"{self.path}:{error.lineno}: is no XML: {told}") from error
+        except (LookupError, ValueError) as error:
+            raise DataError(
+                f"{self.path}: can't be read in the encoding it declares ({error}); make it UTF-8"
+            ) from error
         self.found.size = (_side(self.about.get("size/height")), _side(self.about.get("size/width")))
         return self.found
 
@@ -88,6 +100,15 @@ class _Reader:
 
     def _error(self, message: str) -> DataError:
         return DataError(f"{self.path}:{self.parser.CurrentLineNumber}: {message}")
+
+
+def _as_utf8(content: bytes) -> bytes:
+    """XML in an encoding that expat can't read as UTF-8, which it then declares. Raises LookupError or UnicodeError."""
+    declared = DECLARED.match(content)
+    if declared is None or (name := codecs.lookup(declared[1].decode()).name) not in MULTI_BYTE:
+        return content
+    start, stop = declared.span(1)
+    return (content[:start] + b"utf-8" + content[stop:]).decode(name).encode()
 
 
 def _side(text: str | None) -> int:

@@ -22,7 +22,7 @@ from calotype.data import class_names
 from calotype.data.annotations import NO_NUMBERS, OTHER_COLUMNS, Annotations, required
 from calotype.data.box_check import texts_of
 from calotype.data.boxed import BoxedSource
-from calotype.data.collector import Collector
+from calotype.data.collector import UNREADABLE, Collector
 from calotype.data.images import MAX_PIXELS, Background, Mode, size_of
 from calotype.data.index import SUFFIXES, FileIndex, Packer, Paths, folder_index
 from calotype.data.masked import listed
@@ -35,8 +35,6 @@ SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("
 """Keys of data.yaml that name a split."""
 RULES = Rules("a data.yaml", DataError, numbers=True)
 MAX_BYTES = 64 << 20
-UNREADABLE = (-1, -1)
-"""The size of an image whose header can't be read: it is that of none, so the image is refused when it is asked for."""
 NAMED = 5
 
 

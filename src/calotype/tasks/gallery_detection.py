@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype.average_precision import matching
-from calotype.average_precision.rows import CROWD, DIFFICULT, Found, Rows, Truth
+from calotype.average_precision.rows import Found, Rows, Truth
 from calotype.boxes import moved
 from calotype.drawing import Mark, Style, class_colour, draw
 from calotype.lettering import fitted, font, lettered
 from calotype.tasks.gallery import INK, LINE, PAPER, TEXT, Shown, as_picture, named, thumbnails
+from calotype.types import CROWD, DIFFICULT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
