@@ -86,6 +86,22 @@ def test_layouts_are_found(file: str, images: str, tmp_path: Path) -> None:
     assert [len(found.split("train")[position]["boxes"]) for position in range(4)] == [0, 2, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ("data.yaml", "or take data=yolo, whose layout it looks like"),
+        ("Annotations/1.xml", "or take data=voc_boxes"),
+        ("boxes.csv", "or take data=box_table"),
+        ("1.jpg", "or say data.train"),
+    ],
+)
+def test_another_layout_is_named(there: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).touch()
+    with pytest.raises(DataError, match=f"instances_train2017.json, .*{told}"):
+        Coco(tmp_path)
+
+
 def test_places_may_be_given(tmp_path: Path) -> None:
     coco.write(tmp_path / "a", {"train": coco.split(range(3))})
     coco.photos(tmp_path / "elsewhere", coco.split(range(7, 9)))

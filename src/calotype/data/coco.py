@@ -30,6 +30,8 @@ SPLITS = ("train", "val", "test")
 NAMED = 10
 """Names that a message has."""
 _ROBOFLOW = "_annotations.coco.json"
+_OTHERS = {"data.yaml": "yolo", "Annotations": "voc_boxes", "VOCdevkit": "voc_boxes", "*.csv": "box_table"}
+"""What a folder in another layout has, and the group that reads it."""
 _ZIPS = "http://images.cocodataset.org/zips"
 
 
@@ -230,8 +232,10 @@ def _found(top: Path) -> dict[str, Place]:
         places = [file.parent] if beside else [top / "images" / name, top / name, top / "images"]
         found[split] = Place(file, next((place for place in places if place.is_dir()), top / name))
     if not found:
+        other = next((group for name, group in _OTHERS.items() if [*top.glob(name)]), None)
+        hint = f"or take data={other}, whose layout it looks like" if other else "or say data.train"
         raise DataError(
             f"{top}: there is no annotations/instances_train2017.json, annotations/instances_train.json or "
-            f"train/{_ROBOFLOW}; set paths.data, or say data.train, or fetch COCO: calotype data download coco2017"
+            f"train/{_ROBOFLOW}; set paths.data, {hint}, or fetch COCO: calotype data download coco2017"
         )
     return found
