@@ -92,6 +92,7 @@ EVIL = {
     "no mark": (b"K\1t.", "didn't set"),
     "a memo that is not there": (b"h\7.", "no sound pickle"),
     "nothing": (b"", "no sound pickle"),
+    "an escape that is none": (b"ca\\d\nb\n.", "no sound pickle"),
     "no end": (b"\x80\2K\1", "no sound pickle"),
     "an opcode that doesn't exist": (b"\xff.", "no sound pickle"),
     "two values": (b"K\1K\2.", "ends with 2 values"),

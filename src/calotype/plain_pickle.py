@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -46,6 +47,13 @@ class Persistent:
     """A persistent id: a reference that the caller resolves (PyTorch's storages)."""
 
     id: Any
+
+
+UNSOUND = (
+    *(ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError, MemoryError),
+    DeprecationWarning,
+)
+"""What reading and carrying out opcodes may raise."""
 
 
 class Stream(Protocol):
@@ -85,14 +93,16 @@ def read_next(
     machine = _Machine(table, persistent)
     start = stream.tell()
     try:
-        for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
-            if number > MOST_OPCODES:
-                raise Refused(f"it has more than {MOST_OPCODES} opcodes")
-            if position - start > most_bytes:  # type: ignore[operator]
-                raise Refused(f"it has more than the {most_bytes} bytes this reader takes")
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # pickletools tells of an escape that is none
+            for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
+                if number > MOST_OPCODES:
+                    raise Refused(f"it has more than {MOST_OPCODES} opcodes")
+                if position - start > most_bytes:  # type: ignore[operator]
+                    raise Refused(f"it has more than the {most_bytes} bytes this reader takes")
+                machine.step(opcode.name, argument)
         return machine.result()
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError, MemoryError) as error:
+    except UNSOUND as error:
         raise Refused(f"it is no sound pickle ({type(error).__name__}: {error})") from error
 
 
