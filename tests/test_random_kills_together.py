@@ -1,8 +1,8 @@
 """Runs of several processes, any one of which is killed by SIGKILL at a random moment, end in the straight run's bits.
 
 What is random is drawn from a seed that is printed, so a failure can be repeated. A kill is at the n-th pass of a fault
-point that this process passes, or some time after its first one; a third of the kills hit a run that was killed before. Each
-resume is by 1, 2 or 4 processes.
+point that this process passes, or some time after its first one; a third of the kills hit a run that was killed before.
+Each resume is by 1, 2 or 4 processes.
 """
 
 from __future__ import annotations
