@@ -91,19 +91,23 @@ def read_next(
 ) -> Any:
     """The value of the pickle that begins where `stream` stands, as `read` gives it; the stream then stands behind."""
     machine = _Machine(table, persistent)
-    start = stream.tell()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DeprecationWarning)  # pickletools tells of an escape that is none
-            for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
-                if number > MOST_OPCODES:
-                    raise Refused(f"it has more than {MOST_OPCODES} opcodes")
-                if position - start > most_bytes:  # type: ignore[operator]
-                    raise Refused(f"it has more than the {most_bytes} bytes this reader takes")
-                machine.step(opcode.name, argument)
+            _carry_out(stream, machine, most_bytes)
         return machine.result()
     except UNSOUND as error:
         raise Refused(f"it is no sound pickle ({type(error).__name__}: {error})") from error
+
+
+def _carry_out(stream: Stream, machine: _Machine, most_bytes: int) -> None:
+    start = stream.tell()
+    for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
+        if number > MOST_OPCODES:
+            raise Refused(f"it has more than {MOST_OPCODES} opcodes")
+        if position - start > most_bytes:  # type: ignore[operator]
+            raise Refused(f"it has more than the {most_bytes} bytes this reader takes")
+        machine.step(opcode.name, argument)
 
 
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
