@@ -33,7 +33,9 @@ def recorded_config(folder: RunFolder, overrides: Collection[str] = (), trust: C
     for a config of somebody else's with other targets.
     """
     file = str(folder.path / "config.yaml")
-    config = compose([file, *overrides]).moved(compose([file]).tree)
+    config = compose([file])
+    if overrides:
+        config = compose([file, *overrides]).moved(config.tree)
     if not is_ours(folder):
         check_trusted(config.tree, trust)
     check_schema(config)
